@@ -1,0 +1,25 @@
+//! How allocations are seen: relocation slots of the loaded objects, and CPython's
+//! allocator hooks.
+//!
+//! The only large unsafe room. [`start`] puts our functions into the slots, every
+//! allocation then passes through `native`, `mapping`, `pymem` or `threads`, is noted
+//! in the live set, and goes on to the real function; [`stop`] takes them out again.
+//! Nothing here judges, and nothing here allocates from a heap that it watches.
+//!
+//! The hooks are never unmapped: a function pointer that a program copied while we
+//! were in its slot goes on working after [`stop`], and just passes through.
+
+mod elf;
+mod mapping;
+mod native;
+mod pymem;
+mod slots;
+mod state;
+mod threads;
+
+pub use elf::{LoadedObject, loaded_objects, objects_generation};
+pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
+pub use state::{
+    Error, Options, Threads, call_number, capture_with, enter_call, for_each_block, forked, modules_changed, overflowed,
+    patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
+};

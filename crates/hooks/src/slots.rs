@@ -1,0 +1,143 @@
+//! Putting hooks into relocation slots, and taking them out.
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::elf::{LoadedObject, Slot, loaded_objects};
+use crate::{mapping, native, threads};
+
+/// A libc function that we stand in front of.
+pub struct ReplacedFunction {
+    /// Its name.
+    pub name: &'static CStr,
+    pub(crate) hook: Hook,
+    /// The function that serves it in this process; 0 until found.
+    pub(crate) real: &'static AtomicUsize,
+}
+
+/// Where a hook function starts.
+pub(crate) struct Hook(pub *const ());
+
+// SAFETY: the address of a function, never written through.
+unsafe impl Sync for Hook {}
+
+/// How many slots hold our hooks, in how many objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PatchCount {
+    /// Objects with at least one patched slot.
+    pub objects: usize,
+    /// Patched slots.
+    pub slots: usize,
+}
+
+/// Every function that is replaced while tracking.
+pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
+    native::FUNCTIONS.iter().chain(mapping::FUNCTIONS).chain(threads::FUNCTIONS)
+}
+
+/// Finds the real functions: of each the definition in the first object that has one, in load
+/// order, as the loader itself resolves it. (`dlsym(RTLD_DEFAULT)` would return the PLT stub
+/// of a non-PIE program.) Returns the name of an essential one that nobody defines.
+pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
+    loaded_objects(|object| {
+        for function in replaced_functions() {
+            if function.real.load(Ordering::Relaxed) == 0
+                && let Some(address) = object.defines(function.name)
+            {
+                function.real.store(address, Ordering::Relaxed);
+            }
+        }
+    });
+    let missing = native::FUNCTIONS[..native::ESSENTIAL]
+        .iter()
+        .find(|function| function.real.load(Ordering::Relaxed) == 0);
+    missing.map_or(Ok(()), |function| Err(function.name))
+}
+
+/// Puts the hooks into every slot that holds the real function. Safe to repeat: what is
+/// patched stays, what is new is added.
+pub(crate) fn patch_all() -> PatchCount {
+    let own = own_object_to_skip();
+    let mut count = PatchCount::default();
+    loaded_objects(|object| {
+        if own != Some(object.base) {
+            let slots = object.slots().filter(|slot| patch(object, slot)).count();
+            count.slots += slots;
+            count.objects += usize::from(slots > 0);
+        }
+    });
+    count
+}
+
+/// Gives every slot that still holds a hook its real function back.
+pub(crate) fn restore_all() {
+    loaded_objects(|object| {
+        for slot in object.slots() {
+            let value = read(&slot);
+            if let Some(function) = named(slot.symbol)
+                && value == function.hook.0 as usize
+            {
+                write(object, &slot, function.real.load(Ordering::Relaxed));
+            }
+        }
+    });
+}
+
+/// Patches by value: the slot must hold the real function, or be unresolved yet (then it points
+/// back into its own object's PLT). Never by name alone: CPython's `_decimal` for one fills the
+/// words relocated for `malloc` with `PyMem_Malloc`. Returns whether the slot holds our hook now.
+fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>) -> bool {
+    let Some(function) = named(slot.symbol) else {
+        return false;
+    };
+    let real = function.real.load(Ordering::Relaxed);
+    let value = read(slot);
+    if value == function.hook.0 as usize {
+        return true;
+    }
+    let unresolved = slot.lazy && slot.undefined && object.executes(value);
+    if real == 0 || (value != real && !unresolved) {
+        return false;
+    }
+    write(object, slot, function.hook.0 as usize)
+}
+
+fn named(symbol: &CStr) -> Option<&'static ReplacedFunction> {
+    replaced_functions().find(|function| function.name == symbol)
+}
+
+/// The shared object that this code lies in must not be patched: its calls are the tracker's.
+/// When it is part of the main program it must, since the program's own calls share its slots.
+fn own_object_to_skip() -> Option<usize> {
+    let here = own_object_to_skip as *const () as usize;
+    let mut own = None;
+    loaded_objects(|object| {
+        if !object.name().is_empty() && object.contains(here) {
+            own = Some(object.base);
+        }
+    });
+    own
+}
+
+fn read(slot: &Slot<'_>) -> usize {
+    // SAFETY: a relocated word of a loaded object: mapped, aligned, and only ever accessed as a whole word.
+    unsafe { (*(slot.address as *const AtomicUsize)).load(Ordering::Relaxed) }
+}
+
+fn write(object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> bool {
+    let protected = object.read_only_after_relocation(slot.address);
+    // SAFETY: sysconf reads a constant of the system.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
+    let start = (slot.address & !(page - 1)) as *mut libc::c_void;
+    // SAFETY: the page belongs to the object's RELRO segment; it is made writable for the store only.
+    if protected && unsafe { libc::mprotect(start, page, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
+        return false;
+    }
+    // SAFETY: as in `read`, and the page is writable; other threads see the old or the new function, both good.
+    unsafe { (*(slot.address as *const AtomicUsize)).store(value, Ordering::Release) };
+    if protected {
+        // SAFETY: gives the page the protection that the loader had left it with.
+        unsafe { libc::mprotect(start, page, libc::PROT_READ) };
+    }
+    true
+}

@@ -1,0 +1,419 @@
+//! Whether we are watching, whom, and where the hooks write to.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::Once;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use leaktight_liveset::{Block, Family, LiveSet, Mappings, SpinLock, Totals};
+
+use crate::elf::objects_generation;
+use crate::slots::{self, PatchCount};
+use crate::pymem;
+
+/// Whose allocations are noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// Those of every thread; blocks of threads that do not belong to the call are marked foreign.
+    All,
+    /// Only those of the thread that called [`start`] and of threads that it starts.
+    Own,
+}
+
+/// What to watch.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whose allocations are noted.
+    pub threads: Threads,
+    /// Also stand in front of CPython's MEM and OBJ allocators.
+    pub python: bool,
+}
+
+/// Why tracking could not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// No loaded object defines this function, as in a statically linked program.
+    NotDynamic(&'static std::ffi::CStr),
+    /// No relocation slot of any object could be patched.
+    NothingPatched,
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::NotDynamic(name) => write!(
+                f,
+                "no loaded object defines `{}`, so allocations cannot be seen; is the program linked statically?",
+                name.to_string_lossy()
+            ),
+            Error::NothingPatched => {
+                f.write_str("no call of malloc or free goes through a relocation slot, so allocations cannot be seen")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Session number in the high half, flags in the low one; 0 = not tracking. One word, so that a
+/// hook reads one consistent state.
+static STATE: AtomicU64 = AtomicU64::new(0);
+const STACKS: u64 = 1;
+const ONLY_OWN: u64 = 2;
+
+static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
+static CALL: AtomicU32 = AtomicU32::new(0);
+static LIVE: LiveSet = LiveSet::new();
+static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
+static MAPPED_OVERFLOWED: AtomicBool = AtomicBool::new(false);
+/// A `fn() -> u32`, or 0.
+static CAPTURE: AtomicUsize = AtomicUsize::new(0);
+static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
+static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount { objects: 0, slots: 0 }, (0, 0)));
+static UNLOADING: AtomicBool = AtomicBool::new(false);
+static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// What the hooks remember of a thread.
+struct Thread {
+    /// Bit 0: inside a hook. The rest counts nested `unwatched` in steps of 2.
+    guard: Cell<u32>,
+    /// The session that the thread belongs to; it is own in that one only.
+    session: Cell<u32>,
+}
+
+thread_local! {
+    static THREAD: Thread = const {
+        Thread { guard: Cell::new(0), session: Cell::new(0) }
+    };
+}
+
+const IN_HOOK: u32 = 1;
+const UNWATCHED: u32 = 2;
+
+/// Starts tracking; the calling thread becomes the one whose calls are judged. It is *not*
+/// watched itself outside of [`watched`].
+///
+/// # Errors
+///
+/// When allocations cannot be seen at all; then nothing was changed.
+///
+/// # Safety
+///
+/// Only one session at a time. With `options.python` the caller holds the GIL.
+pub unsafe fn start(options: Options) -> Result<(), Error> {
+    slots::find_real_functions().map_err(Error::NotDynamic)?;
+    handle_forks();
+    FORKED.store(false, Ordering::Relaxed);
+    UNLOADING.store(false, Ordering::Relaxed);
+    MAPPED_OVERFLOWED.store(false, Ordering::Relaxed);
+    let session = LAST_SESSION.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
+    LIVE.open(session);
+    MAPPED.lock().open(session);
+    CALL.store(0, Ordering::Relaxed);
+    belong_to(session);
+    let generation = objects_generation();
+    let count = slots::patch_all();
+    if count.slots == 0 {
+        LIVE.close();
+        return Err(Error::NothingPatched);
+    }
+    *PATCHED.lock() = (count, generation);
+    WITH_PYTHON.store(options.python, Ordering::Relaxed);
+    if options.python {
+        // SAFETY: the caller holds the GIL.
+        unsafe { pymem::install() };
+    }
+    let only_own = if options.threads == Threads::Own { ONLY_OWN } else { 0 };
+    STATE.store(u64::from(session) << 32 | only_own, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Stops tracking and takes the hooks out. The live set is emptied.
+///
+/// # Safety
+///
+/// As for [`start`]; harmless when nothing was started.
+pub unsafe fn stop() {
+    if STATE.swap(0, Ordering::SeqCst) == 0 && !forked() {
+        return;
+    }
+    if WITH_PYTHON.load(Ordering::Relaxed) {
+        // SAFETY: the caller holds the GIL.
+        unsafe { pymem::remove() };
+    }
+    slots::restore_all();
+    LIVE.close();
+    MAPPED.lock().open(0);
+    *PATCHED.lock() = Default::default();
+}
+
+/// Patches objects that were loaded since the last look. Cheap when there are none.
+pub fn patch_new_objects() {
+    let generation = objects_generation();
+    if PATCHED.lock().1 != generation {
+        let count = slots::patch_all();
+        *PATCHED.lock() = (count, generation);
+    }
+}
+
+/// What is patched now.
+pub fn patched() -> PatchCount {
+    PATCHED.lock().0
+}
+
+/// The number that blocks born from now on carry as their birth call.
+pub fn enter_call(number: u32) {
+    CALL.store(number, Ordering::Relaxed);
+}
+
+/// The number given to [`enter_call`] last.
+pub fn call_number() -> u32 {
+    CALL.load(Ordering::Relaxed)
+}
+
+/// Runs `call` with this thread watched: what it allocates counts.
+pub fn watched<R>(call: impl FnOnce() -> R) -> R {
+    let _back = set_guard(|_| 0);
+    call()
+}
+
+/// Runs `call` without noting what it allocates. Blocks that it frees are noted as gone.
+pub fn unwatched<R>(call: impl FnOnce() -> R) -> R {
+    let _back = set_guard(|guard| guard + UNWATCHED);
+    call()
+}
+
+fn set_guard(change: impl FnOnce(u32) -> u32) -> impl Drop {
+    struct Back(u32);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            THREAD.with(|thread| thread.guard.set(self.0));
+        }
+    }
+    THREAD.with(|thread| Back(thread.guard.replace(change(thread.guard.get()))))
+}
+
+/// Sets the function that captures the calling thread's stack and returns its number.
+///
+/// It is called inside the hooks: it must not call a patched function that it relies on to be
+/// seen, must not unwind, and must be quick.
+pub fn capture_with(capture: fn() -> u32) {
+    CAPTURE.store(capture as usize, Ordering::Release);
+}
+
+/// Turns the capturing of stacks on or off, while tracking. With stacks on, the first bytes of
+/// each block for a Python object are cleared too, so that no stale type pointer is read as its type.
+pub fn with_stacks(on: bool) {
+    if STATE.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    if on {
+        STATE.fetch_or(STACKS, Ordering::SeqCst);
+    } else {
+        STATE.fetch_and(!STACKS, Ordering::SeqCst);
+    }
+}
+
+/// What is alive of all that was allocated since [`start`].
+pub fn totals() -> Totals {
+    let mut totals = LIVE.totals();
+    totals.join(MAPPED.lock().totals());
+    totals
+}
+
+/// Calls `each` for every live block and mapping.
+pub fn for_each_block(mut each: impl FnMut(&Block)) {
+    LIVE.for_each(&mut each);
+    MAPPED.lock().blocks().iter().for_each(each);
+}
+
+/// Whether the live set ran out of memory, so that it is not complete.
+pub fn overflowed() -> bool {
+    LIVE.overflowed() || MAPPED_OVERFLOWED.load(Ordering::Relaxed)
+}
+
+/// Whether this process is a child that was forked while tracking. A child is not tracked.
+pub fn forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
+
+/// Whether modules may have been unloaded since this was asked last.
+pub fn modules_changed() -> bool {
+    UNLOADING.swap(false, Ordering::Relaxed)
+}
+
+pub(crate) fn note_unloading() {
+    UNLOADING.store(true, Ordering::Relaxed);
+}
+
+/// The running session if this thread belongs to it, else 0.
+pub(crate) fn own_session() -> u32 {
+    let session = (STATE.load(Ordering::Relaxed) >> 32) as u32;
+    let mine = THREAD.with(|thread| thread.session.get());
+    if session == mine { session } else { 0 }
+}
+
+pub(crate) fn belong_to(session: u32) {
+    THREAD.with(|thread| thread.session.set(session));
+}
+
+fn handle_forks() {
+    static ONCE: Once = Once::new();
+    unsafe extern "C" fn prepare() {
+        LIVE.lock_before_fork();
+        std::mem::forget(MAPPED.lock());
+    }
+    unsafe extern "C" fn parent() {
+        // SAFETY: runs after `prepare` on the same thread.
+        unsafe {
+            MAPPED.force_unlock();
+            LIVE.unlock_after_fork();
+        }
+    }
+    unsafe extern "C" fn child() {
+        if STATE.swap(0, Ordering::SeqCst) != 0 {
+            FORKED.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: the child runs on a copy of the thread that ran `prepare`.
+        unsafe { parent() };
+    }
+    // SAFETY: the three handlers only touch atomics and the locks above.
+    ONCE.call_once(|| unsafe {
+        libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
+    });
+}
+
+/// One pass through a hook on a watched thread. While it lives, nested calls pass through unseen.
+pub(crate) struct Watch {
+    state: u64,
+    guard_before: u32,
+    own: bool,
+    /// The guard is this thread's.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Watch {
+    /// For functions that allocate: `None` when this allocation is not to be noted.
+    #[inline(always)]
+    pub(crate) fn allocations() -> Option<Watch> {
+        Watch::enter(0)
+    }
+
+    /// For functions that free (and may allocate): frees count on unwatched threads too, since
+    /// the block may have been noted when it was allocated.
+    #[inline(always)]
+    pub(crate) fn frees() -> Option<Watch> {
+        Watch::enter(!IN_HOOK)
+    }
+
+    #[inline(always)]
+    fn enter(allowed: u32) -> Option<Watch> {
+        let state = STATE.load(Ordering::Relaxed);
+        if state == 0 {
+            return None;
+        }
+        THREAD.with(|thread| {
+            let guard = thread.guard.get();
+            if guard & !allowed != 0 {
+                return None;
+            }
+            thread.guard.set(guard | IN_HOOK);
+            Some(Watch {
+                state,
+                guard_before: guard,
+                own: thread.session.get() == (state >> 32) as u32,
+                _not_send: PhantomData,
+            })
+        })
+    }
+
+    /// Notes a new block; a null pointer is a failed allocation and no block.
+    #[inline(always)]
+    pub(crate) fn born(&self, address: usize, size: usize, family: Family) {
+        if address != 0
+            && let Some(block) = self.block(address, size, family)
+        {
+            LIVE.insert(self.session(), &block);
+        }
+    }
+
+    /// Notes that a block is about to be freed; returns it when it was noted before.
+    #[inline(always)]
+    pub(crate) fn died(&self, address: usize) -> Option<Block> {
+        LIVE.remove(address)
+    }
+
+    /// Brings a block back whose realloc failed.
+    #[cold]
+    pub(crate) fn back(&self, block: &Block) {
+        LIVE.insert(self.session(), block);
+    }
+
+    pub(crate) fn mapped(&self, start: usize, len: usize) {
+        if let Some(block) = self.block(start, len, Family::Mmap) {
+            self.mapping_back(&block);
+        }
+    }
+
+    pub(crate) fn unmapped(&self, start: usize, len: usize) -> Option<Block> {
+        let result = MAPPED.lock().remove(start, len);
+        MAPPED_OVERFLOWED.fetch_or(result.is_err(), Ordering::Relaxed);
+        result.ok().flatten()
+    }
+
+    pub(crate) fn mapping_back(&self, block: &Block) {
+        let failed = MAPPED.lock().insert(self.session(), block).is_err();
+        MAPPED_OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
+    }
+
+    /// Clears what an earlier object left at the head of a fresh block (GC head, pre-header and
+    /// object head), whose content is undefined anyway.
+    #[inline(always)]
+    pub(crate) fn clear_head(&self, block: *mut u8, size: usize) {
+        const HEAD: usize = 48;
+        if self.state & STACKS != 0 {
+            // SAFETY: the allocator just returned `size` bytes there, and nobody else has the pointer yet.
+            unsafe { block.write_bytes(0, size.min(HEAD)) };
+        }
+    }
+
+    #[inline(always)]
+    fn block(&self, address: usize, size: usize, family: Family) -> Option<Block> {
+        let unwatched = self.guard_before != 0;
+        if unwatched || (!self.own && self.state & ONLY_OWN != 0) {
+            return None;
+        }
+        let stack = if self.state & STACKS != 0 { capture() } else { 0 };
+        Some(Block {
+            address,
+            size,
+            birth: CALL.load(Ordering::Relaxed),
+            stack,
+            family,
+            foreign: !self.own,
+        })
+    }
+
+    #[inline(always)]
+    fn session(&self) -> u32 {
+        (self.state >> 32) as u32
+    }
+}
+
+impl Drop for Watch {
+    #[inline(always)]
+    fn drop(&mut self) {
+        THREAD.with(|thread| thread.guard.set(self.guard_before));
+    }
+}
+
+#[cold]
+fn capture() -> u32 {
+    let capture = CAPTURE.load(Ordering::Acquire);
+    if capture == 0 {
+        return 0;
+    }
+    // SAFETY: only `capture_with` stores here, and it stores a `fn() -> u32`.
+    unsafe { std::mem::transmute::<usize, fn() -> u32>(capture)() }
+}

@@ -1,0 +1,89 @@
+//! A spin lock that allocates nothing, not even at first use.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Mutual exclusion for critical sections of some nanoseconds.
+///
+/// Not reentrant. Hooks never take it twice on one thread, since a thread-local
+/// guard turns nested allocations (and those of signal handlers) away first.
+#[repr(align(64))]
+pub struct SpinLock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the value is only reached through a guard, and `held` admits one guard at a time.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        SpinLock {
+            held: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits until the lock is free and takes it.
+    #[inline]
+    pub fn lock(&self) -> SpinGuard<'_, T> {
+        let mut tries = 0u32;
+        while self.held.swap(true, Ordering::Acquire) {
+            while self.held.load(Ordering::Relaxed) {
+                tries += 1;
+                if tries.is_multiple_of(128) {
+                    std::thread::yield_now();
+                } else {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        SpinGuard { lock: self }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        (!self.held.swap(true, Ordering::Acquire)).then_some(SpinGuard { lock: self })
+    }
+
+    /// Frees the lock without a guard, for a guard that was forgotten on purpose
+    /// (`std::mem::forget`), as the handlers around `fork` do.
+    ///
+    /// # Safety
+    ///
+    /// The calling thread, or the thread that it is a forked copy of, holds the lock.
+    pub unsafe fn force_unlock(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+}
+
+/// Access to the value, for as long as this lives.
+pub struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one while it lives (see `lock`).
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this guard is the only one while it lives (see `lock`).
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.held.store(false, Ordering::Release);
+    }
+}

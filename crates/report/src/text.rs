@@ -1,0 +1,207 @@
+//! The report as text for a terminal or a log.
+
+use std::fmt;
+
+use crate::facts::facts;
+use crate::page::{INDENT, INNER, Lead, Page};
+use crate::paint::{self, ALARM, WARNING};
+use crate::sentence::sentence;
+use crate::words::{integer, plural, seconds};
+use crate::{Control, Finding, Report, Severity, Verdict, terminal};
+
+/// Findings shown, and frames shown of each; the rest is counted.
+const MOST_FINDINGS: usize = 10;
+const MOST_FRAMES: usize = 12;
+
+/// A subject longer than this is cut in the middle; the JSON has it whole.
+const MOST_SUBJECT_COLUMNS: usize = 400;
+
+/// How a report is to look as text. The caller knows the terminal; this crate asks nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Style {
+    /// Whether to write ANSI escape sequences for colour and weight.
+    pub color: bool,
+    /// Columns of the terminal. Lines keep to it wherever that is possible; less than 20 counts
+    /// as 20.
+    pub width: usize,
+}
+
+impl Default for Style {
+    /// No colour, 100 columns.
+    fn default() -> Style {
+        Style {
+            color: false,
+            width: 100,
+        }
+    }
+}
+
+impl Report {
+    /// The report for a person to read, without a final newline.
+    ///
+    /// Long stacks, long lists of findings and long names are shortened, each with a `…`; the
+    /// JSON has everything. Apart from the colours that were asked for, the only control
+    /// character is the newline between lines.
+    #[must_use]
+    pub fn text(&self, style: Style) -> String {
+        let mut page = Page::new(style);
+        headline(&mut page, self);
+        for finding in self.findings.iter().take(MOST_FINDINGS) {
+            page.blank();
+            show_finding(&mut page, self, finding);
+        }
+        if let Some(more) = more(self.findings.len(), MOST_FINDINGS, "finding") {
+            page.blank();
+            page.paragraph(&format!("{more} (all are in the JSON)"));
+        }
+        if !self.findings.is_empty() {
+            page.blank();
+        }
+        for blind_spot in &self.blind_spots {
+            page.paragraph(&format!("not seen here: {blind_spot}"));
+        }
+        for remark in &self.remarks {
+            page.paragraph(&format!("note: {remark}"));
+        }
+        page.paragraph(&footer(self));
+        page.finish()
+    }
+}
+
+impl fmt::Display for Report {
+    /// [`Report::text`] without colour, 100 columns wide.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(Style::default()))
+    }
+}
+
+/// The verdict, what was called, and why the verdict is what it is.
+fn headline(page: &mut Page, report: &Report) {
+    let passed = report.control.passed();
+    let word = match report.verdict {
+        Verdict::Clean if passed => "CLEAN",
+        Verdict::Bounded if passed => "BOUNDED",
+        // The next line says why; a word that is searched for in a log must not say otherwise.
+        Verdict::Clean => "CLEAN?",
+        Verdict::Bounded => "BOUNDED?",
+        Verdict::Leak => "LEAK",
+        Verdict::Indeterminate => "INDETERMINATE",
+    };
+    let subject = terminal::visible(&report.subject);
+    let subject = terminal::shorten_middle(&subject, MOST_SUBJECT_COLUMNS);
+    let word = Lead::new(word, paint::verdict(report.verdict, passed));
+    page.wrapped(0, word, &format!("  {subject}"));
+
+    if let Some(alarm) = alarm(&report.control) {
+        page.wrapped(INDENT, Lead::new(&alarm, ALARM), "");
+    }
+    let period = period(report).filter(|period| !report.reason.contains(period.as_str()));
+    for line in [Some(report.reason.clone()), period].into_iter().flatten() {
+        if !line.trim().is_empty() {
+            page.paragraph(&line);
+        }
+    }
+}
+
+/// What to say, and say loudly, of an instrument that was not shown to work.
+fn alarm(control: &Control) -> Option<String> {
+    if control.passed() {
+        return None;
+    }
+    if control.planted == 0 {
+        return Some("the instrument was not checked, so nothing here may be called clean".into());
+    }
+    let uncaught = u64::from(control.planted.saturating_sub(control.caught));
+    let missed = uncaught.max(control.missed.len() as u64);
+    let were = if missed == 1 { "was" } else { "were" };
+    let names = match control.missed.as_slice() {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    };
+    Some(format!(
+        "the instrument check failed: {missed} of {} {} {were} missed{names}, so nothing here may \
+         be called clean",
+        control.planted,
+        plural(control.planted.into(), "planted leak"),
+    ))
+}
+
+fn period(report: &Report) -> Option<String> {
+    if report.period == 0 || !report.control.passed() {
+        return None;
+    }
+    let leak = match report.verdict {
+        Verdict::Leak => "other leak",
+        _ => "leak",
+    };
+    let (period, calls) = (integer(report.period), plural(report.period, "call"));
+    Some(format!("no {leak} with a period up to {period} {calls}"))
+}
+
+fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
+    let facts = facts(finding);
+    match finding.severity {
+        Severity::Error => page.wrapped(INDENT, Lead::NONE, &facts),
+        Severity::Warning => {
+            let warning = Lead::new("warning:", WARNING);
+            page.wrapped(INDENT, warning, &format!(" {facts}"));
+        }
+    }
+
+    // Most messages only put the facts above into a sentence; then they are not said twice.
+    let message = finding.message.as_str();
+    if !message.trim().is_empty() && message != report.reason && message != sentence(finding) {
+        page.wrapped(INNER, Lead::NONE, message);
+    }
+    if finding.stack.is_empty() {
+        page.wrapped(INNER, Lead::NONE, "where it happens is not known");
+    }
+    let shown = finding.stack.len().min(MOST_FRAMES);
+    page.stack(&finding.stack[..shown]);
+    if let Some(more) = more(finding.stack.len(), MOST_FRAMES, "frame") {
+        page.wrapped(INNER, Lead::NONE, &more);
+    }
+    if let Some(holder) = &finding.holder {
+        page.wrapped(INNER, Lead::NONE, &format!("held by {holder}"));
+    }
+}
+
+/// `… and 3 more frames`, of a list that is longer than what is shown.
+fn more(length: usize, shown: usize, noun: &str) -> Option<String> {
+    let hidden = length.checked_sub(shown).filter(|&hidden| hidden > 0)? as u64;
+    Some(format!(
+        "… and {} more {}",
+        integer(hidden),
+        plural(hidden, noun)
+    ))
+}
+
+/// `CPython 3.11.7, glibc 2.36; control: 3 of 3 planted leaks caught; 96 calls, 0.03 s`.
+fn footer(report: &Report) -> String {
+    let environment = &report.environment;
+    let environment = join(&[&environment.runtime, &environment.libc], ", ");
+    let (planted, caught) = (report.control.planted, report.control.caught);
+    let control = match planted {
+        0 => "control: not run".to_owned(),
+        _ => {
+            let leaks = plural(planted.into(), "planted leak");
+            format!("control: {caught} of {planted} {leaks} caught")
+        }
+    };
+    let calls = format!("{} {}", integer(report.calls), plural(report.calls, "call"));
+    let effort = join(
+        &[&calls, &seconds(report.seconds).unwrap_or_default()],
+        ", ",
+    );
+    join(&[&environment, &control, &effort], "; ")
+}
+
+/// Joins what is not empty.
+fn join(parts: &[&str], separator: &str) -> String {
+    let parts: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join(separator)
+}

@@ -1,0 +1,188 @@
+//! Each finding in one sentence.
+
+mod samples;
+
+use leaktight_report::{Certainty, Finding, Kind, sentence};
+use samples::{counted, growing_registry, growing_vector, lost_copy, lost_dict};
+
+#[test]
+fn lost_blocks() {
+    assert_eq!(
+        sentence(&lost_copy()),
+        "every call loses 1 block of 48 bytes: nothing points to it any more"
+    );
+    let two = Finding {
+        blocks_per_call: 2.0,
+        bytes_per_call: 96.0,
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&two),
+        "every call loses 2 blocks of 48 bytes: nothing points to them any more"
+    );
+    assert_eq!(
+        sentence(&Finding {
+            block_size: None,
+            ..two
+        }),
+        "every call loses 2 blocks, 96 bytes in all: nothing points to them any more"
+    );
+    let byte = Finding {
+        block_size: Some(1),
+        bytes_per_call: 1.0,
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&byte),
+        "every call loses 1 block of 1 byte: nothing points to it any more"
+    );
+    let rare = Finding {
+        every: Some(300),
+        blocks_per_call: 1.0 / 300.0,
+        bytes_per_call: 1_048_576.0 / 300.0,
+        block_size: None,
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&rare),
+        "every 300th call loses 1 block of 1,048,576 bytes: nothing points to it any more"
+    );
+    let uneven = Finding {
+        every: None,
+        blocks_per_call: 0.35,
+        bytes_per_call: 16.8,
+        block_size: None,
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&uneven),
+        "on average a call loses 0.35 blocks, 16.8 bytes in all: nothing points to them any more"
+    );
+}
+
+#[test]
+fn lost_objects() {
+    assert_eq!(
+        sentence(&lost_dict()),
+        "every 10th call loses 1 `dict` (232 bytes): nothing points to it any more"
+    );
+    let two = Finding {
+        blocks_per_call: 0.2,
+        bytes_per_call: 46.4,
+        ..lost_dict()
+    };
+    assert_eq!(
+        sentence(&two),
+        "every 10th call loses 2 `dict` objects (232 bytes each): nothing points to them any more"
+    );
+    assert_eq!(
+        sentence(&Finding {
+            block_size: None,
+            bytes_per_call: 0.0,
+            ..two
+        }),
+        "every 10th call loses 2 `dict` objects: nothing points to them any more"
+    );
+}
+
+#[test]
+fn growing_memory() {
+    assert_eq!(
+        sentence(&growing_registry()),
+        "memory grows by 2 blocks, 96 bytes per call; \
+         they are still held by static data of zoo.so (`registry`)"
+    );
+    assert_eq!(
+        sentence(&Finding {
+            certainty: Certainty::Growing,
+            ..lost_dict()
+        }),
+        "memory grows by 1 `dict` (232 bytes) every 10th call; what still holds it was not found"
+    );
+    assert_eq!(
+        sentence(&growing_vector()),
+        "one block grows by 16 bytes per call; what still holds it was not found"
+    );
+    let held = Finding {
+        holder: Some("a list".into()),
+        every: None,
+        ..growing_vector()
+    };
+    assert_eq!(
+        sentence(&held),
+        "one block grows by 16 bytes per call on average; it is still held by a list"
+    );
+}
+
+#[test]
+fn references() {
+    let lost = counted(Kind::Reference, Certainty::Lost, "", "int");
+    assert_eq!(
+        sentence(&lost),
+        "every call leaks 1 reference to an `int` object: nothing owns the reference any more"
+    );
+    assert_eq!(
+        sentence(&Finding {
+            type_name: None,
+            blocks_per_call: 2.0,
+            ..lost
+        }),
+        "every call leaks 2 references to objects: nothing owns the references any more"
+    );
+    assert_eq!(
+        sentence(&counted(Kind::Reference, Certainty::Growing, "", "dict")),
+        "every call adds 1 reference to a `dict` object; what still holds it was not found"
+    );
+    let negative = Finding {
+        blocks_per_call: -1.0,
+        ..counted(Kind::OverRelease, Certainty::Growing, "", "NoneType")
+    };
+    assert_eq!(
+        sentence(&negative),
+        "every call takes away 1 reference too many from a `NoneType` object, \
+         which can then be freed while still in use"
+    );
+}
+
+#[test]
+fn resources() {
+    let fd = counted(Kind::Fd, Certainty::Growing, "open", "");
+    assert_eq!(sentence(&fd), "every call leaves 1 file descriptor open");
+    assert_eq!(
+        sentence(&Finding {
+            every: Some(2),
+            blocks_per_call: 1.0,
+            holder: Some("f".into()),
+            ..fd
+        }),
+        "every 2nd call leaves 2 file descriptors open; they are still held by f"
+    );
+    assert_eq!(
+        sentence(&counted(
+            Kind::Thread,
+            Certainty::Growing,
+            "pthread_create",
+            ""
+        )),
+        "every call leaves 1 thread running"
+    );
+    assert_eq!(
+        sentence(&counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node")),
+        "every call leaves 1 `zoo.Node` object behind in a reference cycle"
+    );
+}
+
+#[test]
+fn figures_that_are_none_do_not_panic() {
+    let odd = Finding {
+        blocks_per_call: f64::NAN,
+        bytes_per_call: f64::INFINITY,
+        block_size: None,
+        every: Some(0),
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&odd),
+        "on average a call loses ? blocks: nothing points to them any more"
+    );
+}

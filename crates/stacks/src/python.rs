@@ -1,0 +1,236 @@
+//! Python frames, read from the interpreter's own structures.
+//!
+//! `PyEval_GetFrame` must not be used inside a hook, since it allocates a frame object from 3.11 on. The
+//! offsets below are private to CPython and fixed within a minor version (they come from each version's
+//! `Include/cpython` and `Include/internal`); [`Interpreter::check`] compares what they yield with
+//! `sys._getframe` before they are used.
+
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+type Pointer = *mut c_void;
+
+/// One frame: a code object and the offset in bytes of the instruction that runs in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PythonFrame {
+    /// Address of the code object, kept alive as long as the stack store is not cleared.
+    pub code: usize,
+    /// For `PyCode_Addr2Line`.
+    pub offset: i32,
+}
+
+/// The frames read through the private layout are not those that `sys._getframe` shows.
+#[derive(Debug)]
+pub struct FrameMismatch;
+
+impl std::fmt::Display for FrameMismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the frames of this interpreter do not have the layout of its version")
+    }
+}
+
+impl std::error::Error for FrameMismatch {}
+
+/// What is needed of a running CPython.
+pub struct Interpreter {
+    layout: Layout,
+    this_thread: unsafe extern "C" fn() -> Pointer,
+    holds_gil: unsafe extern "C" fn() -> c_int,
+    pub(crate) hold: unsafe extern "C" fn(Pointer),
+    pub(crate) release: unsafe extern "C" fn(Pointer),
+    evaluation: (u64, u64),
+}
+
+static CURRENT: AtomicPtr<Interpreter> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Offsets in bytes. `thread_to_frame` has two steps where a C frame lies between.
+#[derive(Clone, Copy)]
+struct Layout {
+    thread_to_frame: (usize, Option<usize>),
+    code: usize,
+    previous: usize,
+    instruction: Instruction,
+    /// Where a byte says who owns the frame, and the value of frames that are no Python code.
+    owner: Option<(usize, u8)>,
+}
+
+#[derive(Clone, Copy)]
+enum Instruction {
+    /// An index at this offset, in units of so many bytes.
+    Index(usize, i32),
+    /// A pointer at the first offset, into the code that starts at the second one of the code object.
+    Pointer(usize, usize),
+}
+
+impl Layout {
+    fn of(version: (u8, u8)) -> Option<Layout> {
+        let classic = |lasti, unit| Layout {
+            thread_to_frame: (24, None),
+            code: 32,
+            previous: 24,
+            instruction: Instruction::Index(lasti, unit),
+            owner: None,
+        };
+        Some(match version {
+            (3, 9) => classic(104, 1),
+            (3, 10) => classic(96, 2),
+            (3, 11) => Layout {
+                thread_to_frame: (56, Some(8)),
+                code: 32,
+                previous: 48,
+                instruction: Instruction::Pointer(56, 184),
+                owner: None,
+            },
+            (3, 12) => Layout {
+                thread_to_frame: (56, Some(0)),
+                code: 0,
+                previous: 8,
+                instruction: Instruction::Pointer(56, 192),
+                owner: Some((70, 3)),
+            },
+            (3, 13) => Layout {
+                thread_to_frame: (72, None),
+                code: 0,
+                previous: 8,
+                instruction: Instruction::Pointer(56, 200),
+                owner: Some((70, 3)),
+            },
+            _ => return None,
+        })
+    }
+
+    /// Walks the frames of a thread state, innermost first. `read` reads a word, or says that it cannot.
+    fn walk(&self, thread: usize, read: impl Fn(usize) -> Option<usize>, mut each: impl FnMut(PythonFrame) -> bool) -> Option<()> {
+        let mut frame = read(thread + self.thread_to_frame.0)?;
+        if let Some(second) = self.thread_to_frame.1 {
+            frame = read(frame + second)?;
+        }
+        while frame != 0 {
+            let foreign = match self.owner {
+                Some((at, value)) => (read(frame + at & !7)? >> (at % 8 * 8)) as u8 == value,
+                None => false,
+            };
+            if !foreign {
+                let code = read(frame + self.code)?;
+                let offset = match self.instruction {
+                    Instruction::Index(at, unit) => (read(frame + at)? as u32 as i32).wrapping_mul(unit),
+                    Instruction::Pointer(at, start) => read(frame + at)?.wrapping_sub(code + start) as i32,
+                };
+                if code == 0 || !each(PythonFrame { code, offset }) {
+                    return Some(());
+                }
+            }
+            frame = read(frame + self.previous)?;
+        }
+        Some(())
+    }
+}
+
+impl Interpreter {
+    /// Finds the running interpreter of this version (major, minor); `None` without one, or when the
+    /// layout of its frames is not known.
+    pub fn find(version: (u8, u8)) -> Option<Interpreter> {
+        let function = |name: &std::ffi::CStr| {
+            // SAFETY: looks a name up.
+            let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+            (!address.is_null()).then_some(address)
+        };
+        let evaluation = function(c"_PyEval_EvalFrameDefault")?;
+        // SAFETY: the four functions have had these signatures in every CPython 3 (Include/pystate.h, object.h).
+        unsafe {
+            Some(Interpreter {
+                layout: Layout::of(version)?,
+                this_thread: std::mem::transmute::<Pointer, _>(function(c"PyGILState_GetThisThreadState")?),
+                holds_gil: std::mem::transmute::<Pointer, _>(function(c"PyGILState_Check")?),
+                hold: std::mem::transmute::<Pointer, _>(function(c"Py_IncRef")?),
+                release: std::mem::transmute::<Pointer, _>(function(c"Py_DecRef")?),
+                evaluation: symbol_range(evaluation),
+            })
+        }
+    }
+
+    /// Compares the layout with the code objects of the running frames, innermost first, as
+    /// `sys._getframe` shows them, and their `f_lasti`. Every read asks the kernel, so a wrong layout cannot crash.
+    pub fn check(&self, expected: &[PythonFrame]) -> Result<(), FrameMismatch> {
+        // SAFETY: returns this thread's state or null.
+        let thread = unsafe { (self.this_thread)() } as usize;
+        let mut found = Vec::new();
+        let walked = self.layout.walk(thread, careful_read, |frame| {
+            found.push(frame);
+            found.len() < 1000
+        });
+        if walked.is_some() && !expected.is_empty() && found == expected {
+            Ok(())
+        } else {
+            Err(FrameMismatch)
+        }
+    }
+
+    /// Makes [`capture`](crate::capture) read this interpreter's frames from now on. To be called
+    /// once per process, after [`Interpreter::check`].
+    pub fn install(self) {
+        let new = Box::into_raw(Box::new(self));
+        // An interpreter that was there before stays in memory, since a hook may be reading it.
+        CURRENT.store(new, Ordering::Release);
+    }
+
+    pub(crate) fn current() -> Option<&'static Interpreter> {
+        // SAFETY: null, or a box that `install` leaked.
+        unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Whether a code address lies in the evaluation loop, behind which Python frames tell the rest.
+    pub(crate) fn evaluates(&self, address: u64) -> bool {
+        (self.evaluation.0..self.evaluation.1).contains(&address)
+    }
+
+    /// Calls `each` with the calling thread's frames, innermost first, until it returns false. Nothing
+    /// when the thread does not hold the GIL: then its code objects could not be kept alive.
+    pub(crate) fn frames(&self, each: impl FnMut(PythonFrame) -> bool) {
+        // SAFETY: both functions may be called on any thread at any time.
+        let thread = unsafe {
+            if (self.holds_gil)() == 0 {
+                return;
+            }
+            (self.this_thread)() as usize
+        };
+        if thread != 0 {
+            // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
+            self.layout.walk(thread, |address| Some(unsafe { *(address as *const usize) }), each);
+        }
+    }
+}
+
+/// Start and end of the function at `start`, from its symbol.
+fn symbol_range(start: Pointer) -> (u64, u64) {
+    const RTLD_DL_SYMENT: c_int = 1;
+    unsafe extern "C" {
+        fn dladdr1(address: *const c_void, info: *mut libc::Dl_info, extra: *mut Pointer, flags: c_int) -> c_int;
+    }
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+    let mut symbol: Pointer = std::ptr::null_mut();
+    // SAFETY: both out-pointers are valid; with this flag the second receives an ElfW(Sym) pointer or null.
+    let size = unsafe {
+        if dladdr1(start, info.as_mut_ptr(), &mut symbol, RTLD_DL_SYMENT) == 0 || symbol.is_null() {
+            0
+        } else {
+            (*symbol.cast::<libc::Elf64_Sym>()).st_size
+        }
+    };
+    (start as u64, start as u64 + size)
+}
+
+fn careful_read(address: usize) -> Option<usize> {
+    let mut word = 0usize;
+    let local = libc::iovec {
+        iov_base: (&raw mut word).cast(),
+        iov_len: size_of::<usize>(),
+    };
+    let remote = libc::iovec {
+        iov_base: address as Pointer,
+        iov_len: size_of::<usize>(),
+    };
+    // SAFETY: the kernel checks the remote address and reports failure instead of faulting.
+    let got = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+    (got == size_of::<usize>() as isize).then_some(word)
+}

@@ -1,0 +1,205 @@
+//! Native unwinding by the tables that compilers write for exceptions (`.eh_frame`).
+
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use framehop::{
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _, UnwindRegsNative,
+    UnwinderNative,
+};
+use leaktight_liveset::SpinLock;
+
+use crate::bounds::stack_end;
+
+type Unwinder = UnwinderNative<&'static [u8], MustNotAllocateDuringUnwind>;
+type Cache = CacheNative<MustNotAllocateDuringUnwind>;
+
+/// A loaded object, as the unwinder needs it.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// What is added to the addresses in the file.
+    pub base: usize,
+    /// Start and end of its code and data in memory.
+    pub range: (usize, usize),
+    /// Start and length in bytes of `.eh_frame_hdr` (`PT_GNU_EH_FRAME`).
+    pub unwind_table: (usize, usize),
+    /// Start and end of the loaded segment that the table lies in.
+    pub unwind_segment: (usize, usize),
+}
+
+static UNWINDER: SpinLock<Option<Unwinder>> = SpinLock::new(None);
+/// Readers inside `native_frames`; the unwinder is exchanged only when there are none.
+static READERS: AtomicUsize = AtomicUsize::new(0);
+static USABLE: AtomicBool = AtomicBool::new(false);
+const CACHES: usize = 8;
+
+/// Makes the unwinder know exactly these modules. Captures on other threads go without
+/// native frames meanwhile.
+///
+/// # Safety
+///
+/// The modules stay loaded until the next call of this or of [`forget_modules`].
+pub unsafe fn set_modules(modules: &[Module]) {
+    let mut unwinder = Unwinder::new();
+    for module in modules {
+        if let Some(module) = framehop_module(module) {
+            unwinder.add_module(module);
+        }
+    }
+    caches();
+    forget_modules();
+    *UNWINDER.lock() = Some(unwinder);
+    USABLE.store(true, Ordering::SeqCst);
+}
+
+/// No native frames from now on, until [`set_modules`]. To be called before a module is unloaded.
+pub fn forget_modules() {
+    USABLE.store(false, Ordering::SeqCst);
+    while READERS.load(Ordering::SeqCst) != 0 {
+        std::thread::yield_now();
+    }
+}
+
+fn framehop_module(module: &Module) -> Option<framehop::Module<&'static [u8]>> {
+    let (header, header_len) = module.unwind_table;
+    let (_, segment_end) = module.unwind_segment;
+    if header_len < 8 || header.checked_add(header_len)? > segment_end {
+        return None;
+    }
+    // SAFETY: PT_GNU_EH_FRAME names this range, it lies in a loaded segment, and `set_modules` promises that it stays.
+    let header_bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(header as *const u8, header_len) };
+    let frames = eh_frame_start(header, header_bytes)?;
+    if !(module.unwind_segment.0..segment_end).contains(&frames) {
+        return None;
+    }
+    // SAFETY: from `.eh_frame` to the end of its loaded segment.
+    let frame_bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(frames as *const u8, segment_end - frames) };
+    let stated = |start: usize, len: usize| {
+        let start = (start - module.base) as u64;
+        start..start + len as u64
+    };
+    Some(framehop::Module::new(
+        String::new(),
+        module.range.0 as u64..module.range.1 as u64,
+        module.base as u64,
+        ExplicitModuleSectionInfo {
+            base_svma: 0,
+            eh_frame_svma: Some(stated(frames, frame_bytes.len())),
+            eh_frame: Some(frame_bytes),
+            eh_frame_hdr_svma: Some(stated(header, header_len)),
+            eh_frame_hdr: Some(header_bytes),
+            ..Default::default()
+        },
+    ))
+}
+
+/// Reads `eh_frame_ptr` from `.eh_frame_hdr` (Linux Standard Base, "exception frames"): version 1, and the
+/// pointer relative to itself in 4 bytes, which is what GNU ld, gold, lld and mold all write.
+fn eh_frame_start(header: usize, bytes: &[u8]) -> Option<usize> {
+    const PC_RELATIVE_4_BYTES: u8 = 0x1b;
+    let [1, PC_RELATIVE_4_BYTES, _, _, a, b, c, d, ..] = *bytes else {
+        return None;
+    };
+    let distance = i32::from_le_bytes([a, b, c, d]);
+    (header + 4).checked_add_signed(distance as isize)
+}
+
+/// Fills `frames` with the calling thread's code addresses, innermost first, and returns how many
+/// there are. Stops after the first one that `is_last` accepts. Allocates nothing.
+#[inline(never)]
+pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u64) -> bool) -> usize {
+    READERS.fetch_add(1, Ordering::SeqCst);
+    let count = if USABLE.load(Ordering::SeqCst) {
+        unwind(frames, is_last)
+    } else {
+        0
+    };
+    READERS.fetch_sub(1, Ordering::SeqCst);
+    count
+}
+
+fn unwind(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u64) -> bool) -> usize {
+    let Some(mut cache) = caches().iter().find_map(SpinLock::try_lock) else {
+        return 0;
+    };
+    // Counted among READERS, so nobody exchanges the unwinder while the reference lives.
+    let unwinder: *const Option<Unwinder> = &raw const *UNWINDER.lock();
+    // SAFETY: the static outlives this call, and see above for why it does not change.
+    let Some(unwinder) = (unsafe { &*unwinder }) else {
+        return 0;
+    };
+    let (pc, sp, registers) = registers();
+    let end = stack_end(sp);
+    let mut read_stack = |address: u64| {
+        let address = address as usize;
+        let readable = address >= sp && address.saturating_add(8) <= end && address.is_multiple_of(8);
+        // SAFETY: between this thread's stack pointer and the end of the mapping that holds its stack.
+        readable.then(|| unsafe { *(address as *const u64) }).ok_or(())
+    };
+    let mut steps = unwinder.iter_frames(pc, registers, &mut cache, &mut read_stack);
+    let mut count = 0;
+    while count < frames.len() {
+        let Ok(Some(frame)) = steps.next() else { break };
+        // One less than a return address lies inside the call, which is what symbols are wanted for.
+        let address = match frame {
+            FrameAddress::InstructionPointer(address) => address,
+            FrameAddress::ReturnAddress(address) => address.get() - 1,
+        };
+        frames[count].write(address);
+        count += 1;
+        if is_last(address) {
+            break;
+        }
+    }
+    count
+}
+
+fn caches() -> &'static [SpinLock<Cache>] {
+    static ALL: OnceLock<Vec<SpinLock<Cache>>> = OnceLock::new();
+    ALL.get_or_init(|| (0..CACHES).map(|_| SpinLock::new(Cache::new_in())).collect())
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn registers() -> (u64, usize, UnwindRegsNative) {
+    let (ip, sp, bp): (u64, u64, u64);
+    // SAFETY: only reads registers.
+    unsafe {
+        std::arch::asm!(
+            "lea {ip}, [rip]", "mov {sp}, rsp", "mov {bp}, rbp",
+            ip = out(reg) ip, sp = out(reg) sp, bp = out(reg) bp,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    (ip, sp as usize, UnwindRegsNative::new(ip, sp, bp))
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn registers() -> (u64, usize, UnwindRegsNative) {
+    let (pc, sp, fp, lr): (u64, u64, u64, u64);
+    // SAFETY: only reads registers.
+    unsafe {
+        std::arch::asm!(
+            "adr {pc}, .", "mov {sp}, sp", "mov {fp}, x29", "mov {lr}, x30",
+            pc = out(reg) pc, sp = out(reg) sp, fp = out(reg) fp, lr = out(reg) lr,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    (pc, sp as usize, UnwindRegsNative::new(lr, sp, fp))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_header_is_refused() {
+        assert_eq!(eh_frame_start(0x1000, &[]), None);
+        assert_eq!(eh_frame_start(0x1000, &[1, 0x1b, 3, 0x3b, 0, 0]), None);
+        assert_eq!(eh_frame_start(0x1000, &[2, 0x1b, 3, 0x3b, 4, 0, 0, 0]), None);
+        assert_eq!(eh_frame_start(0x1000, &[1, 0x1b, 3, 0x3b, 4, 0, 0, 0]), Some(0x1008));
+        assert_eq!(eh_frame_start(0, &[1, 0x1b, 3, 0x3b, 0, 0, 0, 0x80]), None);
+    }
+}

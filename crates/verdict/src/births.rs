@@ -1,0 +1,177 @@
+//! Survivors by birth call.
+
+use std::collections::BTreeMap;
+
+use crate::trend::Amount;
+
+/// The live blocks of one site, by the call in which they were born.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Births(BTreeMap<u32, Amount>);
+
+/// How often a site leaks, and how much.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rate {
+    /// Blocks per call.
+    pub blocks: f64,
+    /// Bytes per call.
+    pub bytes: f64,
+    /// Every so many calls, when the distance is always the same.
+    pub every: Option<u32>,
+}
+
+/// How the births of a window lie in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// Nobody is left.
+    None,
+    /// As many from each part of the window as its length lets expect.
+    InStep,
+    /// Ever fewer.
+    Falling,
+    /// Too few to say, or ever more.
+    Unclear,
+}
+
+impl Births {
+    /// Adds one live block.
+    pub fn add(&mut self, birth: u32, bytes: u64) {
+        let amount = self.0.entry(birth).or_default();
+        amount.blocks += 1;
+        amount.bytes += bytes;
+    }
+
+    /// All blocks.
+    pub fn total(&self) -> Amount {
+        self.between(0, u32::MAX)
+    }
+
+    /// The youngest birth.
+    pub fn last(&self) -> Option<u32> {
+        self.0.keys().next_back().copied()
+    }
+
+    /// Adds what `other` has.
+    pub fn join(&mut self, other: &Births) {
+        for (birth, amount) in &other.0 {
+            let sum = self.0.entry(*birth).or_default();
+            sum.blocks += amount.blocks;
+            sum.bytes += amount.bytes;
+        }
+    }
+
+    /// The births, ascending, with what is alive of each.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Amount)> + '_ {
+        self.0.iter().map(|(birth, amount)| (*birth, *amount))
+    }
+
+    /// The blocks born in `[from, to)`.
+    pub(crate) fn between(&self, from: u32, to: u32) -> Amount {
+        let mut sum = Amount::default();
+        for (_, amount) in self.0.range(from..to.max(from)) {
+            sum.blocks += amount.blocks;
+            sum.bytes += amount.bytes;
+        }
+        sum
+    }
+
+    /// How many calls of `[from, to)` left something.
+    pub(crate) fn calls(&self, from: u32, to: u32) -> usize {
+        self.0.range(from..to.max(from)).count()
+    }
+
+    /// Whether both halves of `[from, to)` left something, in at least `least` calls together.
+    pub(crate) fn spread(&self, from: u32, to: u32, least: usize) -> bool {
+        let middle = from + to.saturating_sub(from) / 2;
+        let (early, late) = (self.calls(from, middle), self.calls(middle, to));
+        early > 0 && late > 0 && early + late >= least
+    }
+
+    /// Compares the two octaves and the half before the last quarter of `calls`: a steady leak
+    /// leaves survivors there in the ratio 1 : 2 : 2.
+    pub(crate) fn pace(&self, calls: u32) -> Pace {
+        let at = |eighths: u32| (u64::from(calls) * u64::from(eighths) / 8) as u32;
+        let [a, b, c] = [(1, 2), (2, 4), (4, 6)].map(|(from, to)| self.calls(at(from), at(to)) as f64);
+        if a + b + c == 0.0 {
+            return Pace::None;
+        }
+        // Counts of rare events scatter by about their square root; two of those are allowed for. Beyond
+        // that a step may fall to 0.7 of the one before it, the same margin as in the octave rule.
+        let keeps_up = |before: f64, after: f64, expected: f64| {
+            after + 2.0 * after.sqrt() >= 0.7 * expected * (before - 2.0 * before.sqrt()).max(0.0)
+        };
+        if a >= 1.0 && b >= 1.0 && c >= 1.0 && b + c >= 4.0 && keeps_up(a, b, 2.0) && keeps_up(b, c, 1.0) {
+            Pace::InStep
+        } else if c < 0.35 * 2.0 * a || c < 0.35 * b {
+            Pace::Falling
+        } else {
+            Pace::Unclear
+        }
+    }
+
+    /// The rate over the births in `[from, to)`: what came after the first of them, by the calls that
+    /// this took. Exact for every strictly periodic leak, wherever the window starts.
+    pub(crate) fn rate(&self, from: u32, to: u32) -> Rate {
+        let births: Vec<(u32, Amount)> = self.0.range(from..to.max(from)).map(|(b, a)| (*b, *a)).collect();
+        match births.as_slice() {
+            [] => Rate::default(),
+            [(_, only)] => {
+                let calls = f64::from(to - from);
+                Rate {
+                    blocks: only.blocks as f64 / calls,
+                    bytes: only.bytes as f64 / calls,
+                    every: None,
+                }
+            }
+            [(first, _), later @ ..] => {
+                let calls = f64::from(later[later.len() - 1].0 - first);
+                let gap = later[0].0 - first;
+                let blocks: u64 = later.iter().map(|(_, amount)| amount.blocks).sum();
+                let bytes: u64 = later.iter().map(|(_, amount)| amount.bytes).sum();
+                Rate {
+                    blocks: blocks as f64 / calls,
+                    bytes: bytes as f64 / calls,
+                    every: births.windows(2).all(|pair| pair[1].0 - pair[0].0 == gap).then_some(gap),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn births(calls: impl IntoIterator<Item = u32>) -> Births {
+        let mut births = Births::default();
+        calls.into_iter().for_each(|call| births.add(call, 16));
+        births
+    }
+
+    #[test]
+    fn periodic_rates_are_exact_wherever_the_window_lies() {
+        for period in [1, 2, 3, 10, 50, 300] {
+            let births = births((1..5000).filter(|call| call % period == 0));
+            for (from, to) in [(100, 4000), (123, 4321), (7, 1999)] {
+                let rate = births.rate(from, to);
+                assert_eq!(rate.blocks * f64::from(period), 1.0, "{period} {from}");
+                assert_eq!(rate.every, Some(period));
+            }
+        }
+    }
+
+    #[test]
+    fn several_blocks_per_call_count_all() {
+        let rate = births((1..100).flat_map(|call| [call, call, call])).rate(10, 90);
+        assert_eq!((rate.blocks, rate.bytes, rate.every), (3.0, 48.0, Some(1)));
+    }
+
+    #[test]
+    fn paces() {
+        assert_eq!(births([]).pace(4096), Pace::None);
+        assert_eq!(births(1..=16_384).pace(16_384), Pace::InStep);
+        assert_eq!(births((1..=16_384).step_by(300)).pace(16_384), Pace::InStep);
+        assert_eq!(births(1..=4096).pace(16_384), Pace::Falling);
+        assert_eq!(births(1..=10_000).pace(16_384), Pace::Unclear);
+        assert_eq!(births(16_000..=16_384).pace(16_384), Pace::None);
+    }
+}

@@ -1,0 +1,329 @@
+//! The judge: takes what was measured, says when to go on and what it means.
+
+use std::collections::HashMap;
+
+use crate::births::{Births, Pace, Rate};
+use crate::lost;
+use crate::rules::{Certainty, Reason, Rules, Verdict};
+use crate::trend::{Amount, Trend};
+
+/// Follows one run of calls.
+#[derive(Clone, Debug)]
+pub struct Judge {
+    rules: Rules,
+    trend: Trend,
+    /// Sites are told apart since this call; before it all blocks are of one site.
+    sites_since: Option<u32>,
+    /// Bytes of each site at the look before the last, and at which call that was.
+    earlier: (u32, HashMap<usize, u64>),
+}
+
+/// What is alive from one place in the code.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// The same number for the same place at every look.
+    pub id: usize,
+    /// The live blocks.
+    pub births: Births,
+    /// Those of them to which nothing points; empty when nobody looked.
+    pub lost: Births,
+}
+
+/// What to do after a look.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// Go on to the next look, and tell sites apart from now on if that is set.
+    Continue {
+        /// Capture stacks.
+        tell_sites: bool,
+    },
+    /// The verdict stands.
+    Done(Outcome),
+}
+
+/// The verdict on a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// What the calls do.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The sites that leak; for `Indeterminate`, those that may.
+    pub findings: Vec<SiteFinding>,
+    /// No leak with a fixed period up to so many calls; 0 when nothing can be said.
+    pub period: u32,
+}
+
+/// What one site does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SiteFinding {
+    /// [`Site::id`].
+    pub site: usize,
+    /// How sure it is.
+    pub certainty: Certainty,
+    /// How much.
+    pub rate: Rate,
+}
+
+enum State {
+    Quiet,
+    Open(Rate),
+    Falling,
+    Found(SiteFinding),
+}
+
+/// The fewest calls that say anything.
+const LEAST_CALLS: u32 = 16;
+/// Looks before the first that may say "clean": leaks at every call, at every tenth.
+const EARLY_LOOKS: [u32; 4] = [64, 160, 512, 1024];
+
+impl Judge {
+    /// Nothing seen yet.
+    pub fn new(rules: Rules) -> Judge {
+        Judge {
+            rules,
+            trend: Trend::default(),
+            sites_since: None,
+            earlier: (0, HashMap::new()),
+        }
+    }
+
+    /// Whether the totals are wanted after this call: every call at first, then sixteen times an
+    /// octave, at uneven distances so that no periodic function hides between them.
+    pub fn wants_checkpoint(call: u32) -> bool {
+        let octave = call.max(1).ilog2();
+        if octave < 5 {
+            return true;
+        }
+        let (place, step) = (call - (1 << octave), 1u32 << (octave - 4));
+        let (slot, within) = (place / step, place % step);
+        // Golden-ratio steps through the slot.
+        within == (u64::from(slot.wrapping_mul(2_654_435_769) >> 8) * u64::from(step) >> 24) as u32
+    }
+
+    /// The call after which [`Judge::look`] is to be called next.
+    pub fn next_look(&self, calls: u32) -> u32 {
+        let early = EARLY_LOOKS.into_iter().filter(|look| *look < self.rules.clean_at());
+        let late = std::iter::successors(Some(self.rules.clean_at()), |look| look.checked_mul(2));
+        let next = early.chain(late).find(|look| *look > calls).unwrap_or(u32::MAX);
+        next.min(self.rules.max_calls)
+    }
+
+    /// Notes the total after a call.
+    pub fn checkpoint(&mut self, call: u32, total: Amount) {
+        self.trend.add(call, total.bytes);
+    }
+
+    /// Whether it matters at this look which of the survivors are lost.
+    pub fn wants_reachability(&self, calls: u32, sites: &[Site]) -> bool {
+        let Some((from, to)) = self.told_window(calls) else {
+            return false;
+        };
+        sites.iter().any(|site| site.births.spread(from, to, 4))
+    }
+
+    /// Judges after `calls` calls.
+    pub fn look(&mut self, calls: u32, sites: &[Site]) -> Next {
+        let last = calls >= self.rules.max_calls;
+        let result = match self.decide(calls, sites) {
+            Some(outcome) => Next::Done(outcome),
+            None if last => Next::Done(self.exhausted(calls, sites)),
+            None => self.go_on(calls, sites),
+        };
+        if calls >= self.rules.clean_at() {
+            self.earlier = (calls, sites.iter().map(|site| (site.id, site.births.total().bytes)).collect());
+        }
+        result
+    }
+
+    /// The verdict when there can be no further call: time or memory ran out after `calls` calls.
+    pub fn exhausted(&self, calls: u32, sites: &[Site]) -> Outcome {
+        if let Some(outcome) = self.decide(calls, sites) {
+            return outcome;
+        }
+        if calls < LEAST_CALLS {
+            return self.outcome(Verdict::Indeterminate, Reason::TooFewCalls, Vec::new(), 0);
+        }
+        let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), false);
+        for site in sites {
+            match self.state(site, calls) {
+                State::Found(found) => findings.push(found),
+                State::Open(rate) => open.push(self.growing(site.id, rate)),
+                State::Falling => falling = true,
+                State::Quiet => {}
+            }
+        }
+        if open.is_empty() && findings.is_empty() && self.trend.rises(calls) {
+            open = self.rising_sites(calls, sites);
+        }
+        if !findings.is_empty() {
+            return self.outcome(Verdict::Leak, Reason::Findings, findings, 0);
+        }
+        if !open.is_empty() {
+            return self.outcome(Verdict::Indeterminate, Reason::StillGrowing, open, 0);
+        }
+        if falling {
+            return self.outcome(Verdict::Bounded, stopped(sites), Vec::new(), 0);
+        }
+        self.nothing_grows(calls, sites)
+    }
+
+    /// The verdict, if it already stands.
+    fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
+        let states: Vec<State> = sites.iter().map(|site| self.state(site, calls)).collect();
+        let undecided = states.iter().any(|state| matches!(state, State::Open(_) | State::Falling));
+        let mut findings: Vec<SiteFinding> = states
+            .into_iter()
+            .filter_map(|state| match state {
+                State::Found(found) => Some(found),
+                _ => None,
+            })
+            .collect();
+        if undecided {
+            return None;
+        }
+        let early = calls < self.rules.clean_at();
+        if !early && self.trend.keeps_rising(calls) && calls >= self.rules.confirm() {
+            let known: Vec<usize> = findings.iter().map(|found| found.site).collect();
+            let rising = self.rising_sites(calls, sites);
+            findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
+        }
+        if !findings.is_empty() {
+            return Some(self.outcome(Verdict::Leak, Reason::Findings, findings, 0));
+        }
+        if early || self.trend.rises(calls) {
+            return None;
+        }
+        Some(self.nothing_grows(calls, sites))
+    }
+
+    fn go_on(&mut self, calls: u32, sites: &[Site]) -> Next {
+        let mut all = Births::default();
+        sites.iter().for_each(|site| all.join(&site.births));
+        // Early on only what looks like a steady leak is worth the cost of stacks.
+        let suspicious = calls >= self.rules.clean_at() || all.spread(calls / 8, calls - calls / 4, 4);
+        if suspicious && self.sites_since.is_none() {
+            self.sites_since = Some(calls);
+        }
+        Next::Continue {
+            tell_sites: self.sites_since.is_some(),
+        }
+    }
+
+    fn state(&self, site: &Site, calls: u32) -> State {
+        let known_since = if site.id == 0 { 0 } else { self.sites_since.unwrap_or(0) };
+        let Some((from, to)) = self.window(known_since, calls) else {
+            return State::Quiet;
+        };
+        let rate = site.births.rate(from, to);
+        if lost::is_proof(&site.lost, from, to) {
+            return State::Found(SiteFinding {
+                site: site.id,
+                certainty: Certainty::Lost,
+                rate,
+            });
+        }
+        // Blocks from before sites were told apart say nothing about what still grows.
+        if site.id == 0 && self.sites_since.is_some_and(|since| since <= calls / 2) {
+            return State::Quiet;
+        }
+        if calls < self.rules.clean_at() {
+            return match site.births.spread(from, to, 3) {
+                true => State::Open(rate),
+                false => State::Quiet,
+            };
+        }
+        let compared = if known_since <= calls / 4 { calls / 2 } else { to };
+        if site.births.calls(from.max(calls / 8), compared) == 0 {
+            return State::Quiet;
+        }
+        match site.births.pace(calls) {
+            Pace::InStep if calls >= self.rules.confirm() && known_since <= calls / 8 => {
+                State::Found(self.growing(site.id, rate))
+            }
+            Pace::Falling if calls >= self.rules.confirm() => State::Falling,
+            _ => State::Open(rate),
+        }
+    }
+
+    fn told_window(&self, calls: u32) -> Option<(u32, u32)> {
+        self.window(self.sites_since?, calls)
+    }
+
+    /// The births that count at a look: not the first ones after a change of mode, which pay for
+    /// interned code and first-time buffers, and not the newest eighth, which may simply be in use.
+    fn window(&self, since: u32, calls: u32) -> Option<(u32, u32)> {
+        const SETTLING: u32 = 8;
+        let from = (since + SETTLING).max(calls / 8);
+        let to = calls - (calls / 8).clamp(1, SETTLING.max(calls / 8));
+        (from < to).then_some((from, to))
+    }
+
+    /// Sites that hold more bytes than at the look before: they carry the trend.
+    fn rising_sites(&self, calls: u32, sites: &[Site]) -> Vec<SiteFinding> {
+        const SHARE_PERCENT: u64 = 5;
+        let (earlier_call, earlier) = &self.earlier;
+        if *earlier_call >= calls || *earlier_call == 0 {
+            return Vec::new();
+        }
+        let rise = |site: &Site| {
+            let before = earlier.get(&site.id).copied().unwrap_or(0);
+            site.births.total().bytes.saturating_sub(before)
+        };
+        let all: u64 = sites.iter().map(rise).sum();
+        let calls = f64::from(calls - earlier_call);
+        sites
+            .iter()
+            .filter(|site| rise(site) > 0 && rise(site) * 100 >= all * SHARE_PERCENT)
+            .map(|site| {
+                let rate = Rate {
+                    blocks: 0.0,
+                    bytes: rise(site) as f64 / calls,
+                    every: None,
+                };
+                self.growing(site.id, rate)
+            })
+            .collect()
+    }
+
+    fn nothing_grows(&self, calls: u32, sites: &[Site]) -> Outcome {
+        // What the first octaves kept belongs to the warm-up.
+        const WARM_UP: u32 = 64;
+        let late = sites.iter().any(|site| site.births.calls(WARM_UP, calls / 2) > 0);
+        let (verdict, reason) = if late {
+            (Verdict::Bounded, stopped(sites))
+        } else {
+            (Verdict::Clean, Reason::NothingGrows)
+        };
+        self.outcome(verdict, reason, Vec::new(), calls / 4)
+    }
+
+    fn growing(&self, site: usize, rate: Rate) -> SiteFinding {
+        SiteFinding {
+            site,
+            certainty: Certainty::Growing,
+            rate,
+        }
+    }
+
+    fn outcome(&self, verdict: Verdict, reason: Reason, mut findings: Vec<SiteFinding>, period: u32) -> Outcome {
+        findings.sort_by(|a, b| b.rate.bytes.total_cmp(&a.rate.bytes));
+        Outcome {
+            verdict,
+            reason,
+            findings,
+            period,
+        }
+    }
+}
+
+fn stopped(sites: &[Site]) -> Reason {
+    let mut all = Births::default();
+    sites.iter().for_each(|site| all.join(&site.births));
+    let total = all.total();
+    Reason::Stopped {
+        blocks: total.blocks,
+        bytes: total.bytes,
+        last_call: all.last().unwrap_or(0),
+    }
+}

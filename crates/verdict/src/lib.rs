@@ -1,0 +1,33 @@
+//! What the survivors mean.
+//!
+//! Numbers come in, a verdict goes out: no I/O, no clock, no memory but the series itself.
+//! Whoever measures hands a [`Judge`] the totals at every checkpoint and, at every look, the
+//! surviving blocks by site and birth call; the judge says whether to go on ([`Next`]).
+//!
+//! Three rules decide, each in a file of its own:
+//!
+//! * `births` – *who of the old is still alive?* A leak leaves survivors of every age. A cache leaves
+//!   none once it is full, a ring or LRU none older than its turnover, a free list only early ones.
+//!   Calls are compared in octaves, as in the octave low-water rule: a block that is alive at call n
+//!   and was born at call k has been below every total from k to n.
+//! * `trend` – *does the low-water mark of all bytes rise from octave to octave?* This sees what
+//!   passes its growth on to ever new blocks, such as a vector that reallocates.
+//! * `lost` – *does no word in memory point to it?* That is a proof, when it repeats. The opposite
+//!   proves nothing: stale words abound.
+//!
+//! Guarantees, with C = [`Rules::confirm`] calls: what stops growing before call C/8 and repeats with
+//! a period below C/8 is never called growing; a leak with a fixed period up to [`Rules::period`]
+//! calls is never called clean.
+#![forbid(unsafe_code)]
+
+mod births;
+mod judge;
+mod lost;
+mod rules;
+mod trend;
+
+pub use births::{Births, Rate};
+pub use judge::{Judge, Next, Outcome, Site, SiteFinding};
+pub use lost::is_proof;
+pub use rules::{Certainty, Reason, Rules, Verdict};
+pub use trend::Amount;

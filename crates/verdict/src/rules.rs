@@ -1,0 +1,78 @@
+//! The numbers that the decision depends on, and the words that it ends in.
+
+/// How deep to look. All numbers are calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// A leak that shows once in so many calls must not be called clean.
+    pub period: u32,
+    /// Never more calls than this.
+    pub max_calls: u32,
+}
+
+impl Rules {
+    /// The first look that may end in "clean": four periods, so that the third and fourth octave
+    /// before the end hold at least one period each.
+    pub fn clean_at(&self) -> u32 {
+        self.period.saturating_mul(4).max(16)
+    }
+
+    /// Reachable growth is called a leak from here on. At the default of 16,384 calls, no cache that
+    /// is full after 2,048 calls can be mistaken for one.
+    pub fn confirm(&self) -> u32 {
+        self.period.saturating_mul(32).max(16_384)
+    }
+}
+
+impl Default for Rules {
+    /// Period 512, at most 65,536 calls.
+    fn default() -> Self {
+        Rules {
+            period: 512,
+            max_calls: 65_536,
+        }
+    }
+}
+
+/// What the judged calls do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing grows.
+    Clean,
+    /// Something is lost, or grows without end in sight.
+    Leak,
+    /// It grew and stopped: a cache.
+    Bounded,
+    /// It could not be decided.
+    Indeterminate,
+}
+
+/// How sure a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// Nothing in memory points to the blocks any more.
+    Lost,
+    /// Something may still hold them, and they become ever more.
+    Growing,
+}
+
+/// Why the verdict is what it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    /// Nothing that was born in the compared octaves is still alive.
+    NothingGrows,
+    /// The findings say it.
+    Findings,
+    /// So many blocks and bytes were added up to this call, and none later.
+    Stopped {
+        /// Blocks that stayed.
+        blocks: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// The call that added the last of them.
+        last_call: u32,
+    },
+    /// Still growing when calls, time or memory ran out, and something holds the blocks.
+    StillGrowing,
+    /// So few calls say nothing.
+    TooFewCalls,
+}

@@ -1,0 +1,92 @@
+# cython: language_level=3
+"""The extension module `zoo_cy`: leaks as Cython code makes them, and twins.
+
+../manifest.py says what each function loses.
+"""
+
+from cpython.ref cimport Py_INCREF
+from libc.stdlib cimport free, malloc
+
+
+def leak_malloc():
+    cdef char *samples = <char *>malloc(100)  # LEAK: cy_leak_malloc
+    if samples == NULL:
+        raise MemoryError()
+    samples[0] = 1
+
+
+def leak_incref():
+    cdef list rows = []  # LEAK: cy_leak_incref
+    Py_INCREF(rows)
+
+
+def leak_error_path(long size):
+    """Raises ValueError for a size that is not even, and loses its buffer."""
+    cdef char *scratch = <char *>malloc(120)  # LEAK: cy_leak_error_path
+    if scratch == NULL:
+        raise MemoryError()
+    if size % 2:
+        raise ValueError("size is odd")
+    free(scratch)
+
+
+cdef class Table:
+    """Allocates in __cinit__ and has no __dealloc__."""
+
+    cdef double *cells
+
+    def __cinit__(self, Py_ssize_t count):
+        self.cells = <double *>malloc(count * sizeof(double))  # LEAK: cy_leak_extension_type
+        if self.cells == NULL:
+            raise MemoryError()
+
+
+cdef char *copy_row(Py_ssize_t length) except NULL:
+    cdef char *row = <char *>malloc(length)  # LEAK: cy_leak_nested
+    if row == NULL:
+        raise MemoryError()
+    row[0] = 1
+    return row
+
+
+def leak_nested():
+    copy_row(56)
+
+
+cdef class FreedTable:
+    """The twin of Table: frees in __dealloc__."""
+
+    cdef double *cells
+
+    def __cinit__(self, Py_ssize_t count):
+        self.cells = <double *>malloc(count * sizeof(double))
+        if self.cells == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.cells)
+
+
+def twin_malloc():
+    cdef char *samples = <char *>malloc(100)
+    if samples == NULL:
+        raise MemoryError()
+    samples[0] = 1
+    free(samples)
+
+
+def twin_list():
+    cdef list rows = []
+    rows.append(len(rows))
+
+
+def twin_error_path(long size):
+    """Raises ValueError for a size that is not even, after the free."""
+    cdef char *scratch = <char *>malloc(120)
+    if scratch == NULL:
+        raise MemoryError()
+    try:
+        if size % 2:
+            raise ValueError("size is odd")
+    finally:
+        free(scratch)
