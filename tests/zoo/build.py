@@ -17,15 +17,16 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, Iterator, Sequence
 
 HERE = Path(__file__).resolve().parent
 LANGUAGES = ("c", "c++", "cython", "rust")
 
 # -O1 keeps helpers as frames and lines in order; sibling calls would drop frames.
 COMPILE_FLAGS = ["-g", "-O1", "-fno-optimize-sibling-calls", "-fPIC", "-shared", "-pthread"]
+MESSAGE_LINES = 30  # Of a failed command; the first ones name the cause.
 OLDEST_CYTHON = (3, 1)  # The first that supports CPython 3.13.
 
 
@@ -61,7 +62,7 @@ def build(
     languages = set(languages)
     unknown = languages - set(LANGUAGES)
     if unknown:
-        raise BuildError(f"unknown language {sorted(unknown)[0]!r}; known are {', '.join(LANGUAGES)}")
+        raise BuildError(f"unknown language {min(unknown)!r}; known are {', '.join(LANGUAGES)}")
     interpreters = [probe(python) for python in pythons]
     if not interpreters:
         raise BuildError("no interpreter to build for")
@@ -261,15 +262,16 @@ def run(
             command,
             env={**os.environ, **(environment or {})},
             cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
+            check=False,
         )
     except OSError as error:
         raise BuildError(f"{problem}: cannot run {command[0]}: {error.strerror}") from error
     if done.returncode != 0:
-        raise BuildError(f"{problem}\n$ {shlex.join(command)}\n{done.stderr.strip() or done.stdout.strip()}")
-    if done.stderr.strip() and "warning:" in done.stderr:
+        messages = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise BuildError("\n".join([problem, f"$ {shlex.join(command)}", *messages[:MESSAGE_LINES]]))
+    if "warning:" in done.stderr:
         print(done.stderr.strip(), file=sys.stderr)
     return done.stdout
 

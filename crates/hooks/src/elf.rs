@@ -203,7 +203,7 @@ impl<'a> LoadedObject<'a> {
 
     /// The address of `name` if this object *defines* it (an undefined symbol's value, as in a
     /// non-PIE program, is the address of a PLT stub and does not count).
-    pub(crate) fn defines(&self, name: &CStr) -> Option<usize> {
+    pub fn defines(&self, name: &CStr) -> Option<usize> {
         let table = self.dynamic.gnu_hash;
         if table == 0 || self.dynamic.symbols == 0 || self.dynamic.strings == 0 {
             return None;

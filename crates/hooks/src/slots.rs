@@ -56,8 +56,11 @@ pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
 
 /// Puts the hooks into every slot that holds the real function. Safe to repeat: what is
 /// patched stays, what is new is added.
-pub(crate) fn patch_all() -> PatchCount {
-    let own = own_object_to_skip();
+///
+/// With `skip_own` the shared object that this code lies in stays as it is: then its calls are the
+/// tracker's. Otherwise it is also the watched program's, and shares its slots.
+pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
+    let own = if skip_own { own_object() } else { None };
     let mut count = PatchCount::default();
     loaded_objects(|object| {
         if own != Some(object.base) {
@@ -106,10 +109,9 @@ fn named(symbol: &CStr) -> Option<&'static ReplacedFunction> {
     replaced_functions().find(|function| function.name == symbol)
 }
 
-/// The shared object that this code lies in must not be patched: its calls are the tracker's.
-/// When it is part of the main program it must, since the program's own calls share its slots.
-fn own_object_to_skip() -> Option<usize> {
-    let here = own_object_to_skip as *const () as usize;
+/// The base of the shared object that this code lies in; `None` when that is the main program.
+fn own_object() -> Option<usize> {
+    let here = own_object as *const () as usize;
     let mut own = None;
     loaded_objects(|object| {
         if !object.name().is_empty() && object.contains(here) {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use leaktight_liveset::{Block, Family, LiveSet, Mappings, SpinLock, Totals};
+use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
 use crate::elf::objects_generation;
 use crate::slots::{self, PatchCount};
@@ -25,7 +25,8 @@ pub enum Threads {
 pub struct Options {
     /// Whose allocations are noted.
     pub threads: Threads,
-    /// Also stand in front of CPython's MEM and OBJ allocators.
+    /// This code is a module of CPython: stand in front of its MEM and OBJ allocators too, and leave
+    /// the calls of this very module alone.
     pub python: bool,
 }
 
@@ -66,12 +67,13 @@ static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
 static CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
-static MAPPED_OVERFLOWED: AtomicBool = AtomicBool::new(false);
-/// A `fn() -> u32`, or 0.
+static OVERFLOWED: AtomicBool = AtomicBool::new(false);
+/// A `fn(usize) -> u32`, or 0.
 static CAPTURE: AtomicUsize = AtomicUsize::new(0);
 static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
 static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount { objects: 0, slots: 0 }, (0, 0)));
-static UNLOADING: AtomicBool = AtomicBool::new(false);
+/// A `fn()`, or 0.
+static BEFORE_UNLOADING: AtomicUsize = AtomicUsize::new(0);
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// What the hooks remember of a thread.
@@ -105,21 +107,20 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     slots::find_real_functions().map_err(Error::NotDynamic)?;
     handle_forks();
     FORKED.store(false, Ordering::Relaxed);
-    UNLOADING.store(false, Ordering::Relaxed);
-    MAPPED_OVERFLOWED.store(false, Ordering::Relaxed);
+    OVERFLOWED.store(false, Ordering::Relaxed);
     let session = LAST_SESSION.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
     LIVE.open(session);
     MAPPED.lock().open(session);
     CALL.store(0, Ordering::Relaxed);
     belong_to(session);
     let generation = objects_generation();
-    let count = slots::patch_all();
+    WITH_PYTHON.store(options.python, Ordering::Relaxed);
+    let count = slots::patch_all(options.python);
     if count.slots == 0 {
         LIVE.close();
         return Err(Error::NothingPatched);
     }
     *PATCHED.lock() = (count, generation);
-    WITH_PYTHON.store(options.python, Ordering::Relaxed);
     if options.python {
         // SAFETY: the caller holds the GIL.
         unsafe { pymem::install() };
@@ -148,13 +149,16 @@ pub unsafe fn stop() {
     *PATCHED.lock() = Default::default();
 }
 
-/// Patches objects that were loaded since the last look. Cheap when there are none.
-pub fn patch_new_objects() {
+/// Patches objects that were loaded since the last look, and says whether any came or went.
+/// Cheap when there are none.
+pub fn patch_new_objects() -> bool {
     let generation = objects_generation();
-    if PATCHED.lock().1 != generation {
-        let count = slots::patch_all();
-        *PATCHED.lock() = (count, generation);
+    if PATCHED.lock().1 == generation {
+        return false;
     }
+    let count = slots::patch_all(WITH_PYTHON.load(Ordering::Relaxed));
+    *PATCHED.lock() = (count, generation);
+    true
 }
 
 /// What is patched now.
@@ -165,11 +169,6 @@ pub fn patched() -> PatchCount {
 /// The number that blocks born from now on carry as their birth call.
 pub fn enter_call(number: u32) {
     CALL.store(number, Ordering::Relaxed);
-}
-
-/// The number given to [`enter_call`] last.
-pub fn call_number() -> u32 {
-    CALL.load(Ordering::Relaxed)
 }
 
 /// Runs `call` with this thread watched: what it allocates counts.
@@ -194,11 +193,12 @@ fn set_guard(change: impl FnOnce(u32) -> u32) -> impl Drop {
     THREAD.with(|thread| Back(thread.guard.replace(change(thread.guard.get()))))
 }
 
-/// Sets the function that captures the calling thread's stack and returns its number.
+/// Sets the function that captures the calling thread's stack and returns its number. It is given an
+/// address in the stack frame of the hook: the frames inside of it are the tracker's.
 ///
 /// It is called inside the hooks: it must not call a patched function that it relies on to be
 /// seen, must not unwind, and must be quick.
-pub fn capture_with(capture: fn() -> u32) {
+pub fn capture_with(capture: fn(usize) -> u32) {
     CAPTURE.store(capture as usize, Ordering::Release);
 }
 
@@ -222,15 +222,20 @@ pub fn totals() -> Totals {
     totals
 }
 
-/// Calls `each` for every live block and mapping.
-pub fn for_each_block(mut each: impl FnMut(&Block)) {
-    LIVE.for_each(&mut each);
-    MAPPED.lock().blocks().iter().for_each(each);
+/// Every live block and mapping. When there is no memory for the list, [`overflowed`] says so from
+/// then on.
+pub fn live_blocks() -> MappedVec<Block> {
+    let mut all = MappedVec::new();
+    let mut failed = false;
+    LIVE.for_each(|block| failed |= all.push(*block).is_err());
+    MAPPED.lock().blocks().iter().for_each(|block| failed |= all.push(*block).is_err());
+    OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
+    all
 }
 
 /// Whether the live set ran out of memory, so that it is not complete.
 pub fn overflowed() -> bool {
-    LIVE.overflowed() || MAPPED_OVERFLOWED.load(Ordering::Relaxed)
+    LIVE.overflowed() || OVERFLOWED.load(Ordering::Relaxed)
 }
 
 /// Whether this process is a child that was forked while tracking. A child is not tracked.
@@ -238,13 +243,17 @@ pub fn forked() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Whether modules may have been unloaded since this was asked last.
-pub fn modules_changed() -> bool {
-    UNLOADING.swap(false, Ordering::Relaxed)
+/// Sets the function that is called before a module may be unloaded (in `dlclose`).
+pub fn before_unloading(call: fn()) {
+    BEFORE_UNLOADING.store(call as usize, Ordering::Release);
 }
 
 pub(crate) fn note_unloading() {
-    UNLOADING.store(true, Ordering::Relaxed);
+    let call = BEFORE_UNLOADING.load(Ordering::Acquire);
+    if call != 0 {
+        // SAFETY: only `before_unloading` stores here, and it stores a `fn()`.
+        unsafe { std::mem::transmute::<usize, fn()>(call)() }
+    }
 }
 
 /// The running session if this thread belongs to it, else 0.
@@ -358,13 +367,13 @@ impl Watch {
 
     pub(crate) fn unmapped(&self, start: usize, len: usize) -> Option<Block> {
         let result = MAPPED.lock().remove(start, len);
-        MAPPED_OVERFLOWED.fetch_or(result.is_err(), Ordering::Relaxed);
+        OVERFLOWED.fetch_or(result.is_err(), Ordering::Relaxed);
         result.ok().flatten()
     }
 
     pub(crate) fn mapping_back(&self, block: &Block) {
         let failed = MAPPED.lock().insert(self.session(), block).is_err();
-        MAPPED_OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
+        OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
     }
 
     /// Clears what an earlier object left at the head of a fresh block (GC head, pre-header and
@@ -384,7 +393,7 @@ impl Watch {
         if unwatched || (!self.own && self.state & ONLY_OWN != 0) {
             return None;
         }
-        let stack = if self.state & STACKS != 0 { capture() } else { 0 };
+        let stack = if self.state & STACKS != 0 { capture(std::ptr::from_ref(self) as usize) } else { 0 };
         Some(Block {
             address,
             size,
@@ -409,11 +418,11 @@ impl Drop for Watch {
 }
 
 #[cold]
-fn capture() -> u32 {
+fn capture(hook_frame: usize) -> u32 {
     let capture = CAPTURE.load(Ordering::Acquire);
     if capture == 0 {
         return 0;
     }
-    // SAFETY: only `capture_with` stores here, and it stores a `fn() -> u32`.
-    unsafe { std::mem::transmute::<usize, fn() -> u32>(capture)() }
+    // SAFETY: only `capture_with` stores here, and it stores a `fn(usize) -> u32`.
+    unsafe { std::mem::transmute::<usize, fn(usize) -> u32>(capture)(hook_frame) }
 }

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::spin::SpinLock;
+use crate::vector::MappedVec;
 
 /// The kernel gave no more memory, or the list of own regions is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,13 +35,14 @@ impl Region {
         let len = len.next_multiple_of(page_size());
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // By system call: `mmap` itself may be hooked, and its hook may be where we come from.
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no other memory.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
+        let start = unsafe { libc::syscall(libc::SYS_mmap, 0usize, len, prot, flags, -1, 0usize) };
+        if start == -1 {
             return Err(OutOfMemory);
         }
         let region = Region {
-            start: NonNull::new(start.cast()).ok_or(OutOfMemory)?,
+            start: NonNull::new(start as *mut u8).ok_or(OutOfMemory)?,
             len,
         };
         // When the list is full the drop of `region` unmaps it again.
@@ -70,7 +72,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         OWN.lock().remove(self.start.as_ptr() as usize);
         // SAFETY: the mapping was made by `new`, is owned by `self`, and nothing borrows it any more.
-        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+        unsafe { libc::syscall(libc::SYS_munmap, self.start.as_ptr(), self.len) };
     }
 }
 
@@ -79,10 +81,18 @@ pub fn is_own_memory(address: usize) -> bool {
     OWN.lock().ranges().any(|(start, len)| address.wrapping_sub(start) < len)
 }
 
-/// Calls `each` with the start and length (bytes) of every region of ours.
-pub fn own_memory(mut each: impl FnMut(usize, usize)) {
-    let own = OWN.lock();
-    own.ranges().for_each(|(start, len)| each(start, len));
+/// Start and length in bytes of every region of ours, by rising address.
+pub fn own_memory() -> MappedVec<(usize, usize)> {
+    // Copied first, since the result lies in a region too.
+    let all = OWN.lock().all;
+    let mut ranges = MappedVec::new();
+    for range in all.into_iter().filter(|range| range.1 != 0) {
+        if ranges.push(range).is_err() {
+            break;
+        }
+    }
+    ranges.sort_unstable();
+    ranges
 }
 
 pub(crate) fn lock_before_fork() {

@@ -11,11 +11,12 @@ const MAX_NATIVE: usize = 48;
 const MAX_PYTHON: usize = 32;
 
 /// Captures the calling thread's stack and returns its number in the store, 0 when there is no
-/// room for it. Takes about a microsecond and allocates from no heap.
-pub fn capture() -> u32 {
+/// room for it. Leaves out the frame that `inside` lies in and all frames that it called. Takes
+/// about a microsecond and allocates from no heap.
+pub fn capture(inside: usize) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
-    let count = native_frames(&mut native, |address| interpreter.is_some_and(|it| it.evaluates(address)));
+    let count = native_frames(&mut native, inside, |address| interpreter.is_some_and(|it| it.evaluates(address)));
 
     let mut words = [0u64; 1 + MAX_NATIVE + 2 * MAX_PYTHON];
     for (word, frame) in words[1..].iter_mut().zip(&native[..count]) {

@@ -49,19 +49,29 @@ impl Symbols {
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
-            let mut process = Process::new(Pid::Slf);
-            process.map_files = false;
-            process.perf_map = false;
-            let found = self
-                .symbolizer
-                .symbolize(&Source::Process(process), Input::AbsAddr(&unknown))
-                .map_err(|why| Error::Symbols(why.to_string()))?;
-            let locations: Vec<Rc<[Location]>> =
-                unknown.iter().zip(&found).map(|(address, symbol)| locations(*address, symbol)).collect();
-            drop(found);
+            let found = self.symbolize(&unknown, true)?;
+            let linked = self.symbolize(&unknown, false)?;
+            let locations: Vec<Rc<[Location]>> = unknown
+                .iter()
+                .zip(found.iter().zip(&linked))
+                .map(|(address, (symbol, linked))| locations(*address, symbol, linked))
+                .collect();
+            drop((found, linked));
             self.known.extend(unknown.into_iter().zip(locations));
         }
         Ok(addresses.iter().map(|address| self.known[address].clone()).collect())
+    }
+}
+
+impl Symbols {
+    fn symbolize(&self, addresses: &[u64], debug_info: bool) -> Result<Vec<Symbolized<'_>>, Error> {
+        let mut process = Process::new(Pid::Slf);
+        process.map_files = false;
+        process.perf_map = false;
+        process.debug_syms = debug_info;
+        self.symbolizer
+            .symbolize(&Source::Process(process), Input::AbsAddr(addresses))
+            .map_err(|why| Error::Symbols(why.to_string()))
     }
 }
 
@@ -71,7 +81,7 @@ impl Default for Symbols {
     }
 }
 
-fn locations(address: u64, symbol: &Symbolized<'_>) -> Rc<[Location]> {
+fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> Rc<[Location]> {
     let (module, offset) = object_of(address);
     let place = |name: &str, info: Option<&CodeInfo<'_>>, inlined| Location {
         function: Some(name.to_owned()),
@@ -83,10 +93,16 @@ fn locations(address: u64, symbol: &Symbolized<'_>) -> Rc<[Location]> {
     };
     match symbol {
         Symbolized::Sym(symbol) => {
+            // Sparse debug information (line tables only) has names without their namespaces; the
+            // linker's symbols have them.
+            let name = match linked {
+                Symbolized::Sym(linked) if linked.name.contains("::") && !symbol.name.contains("::") => &linked.name,
+                _ => &symbol.name,
+            };
             let inlined = symbol.inlined.iter().rev();
             inlined
                 .map(|function| place(&function.name, function.code_info.as_ref(), true))
-                .chain([place(&symbol.name, symbol.code_info.as_deref(), false)])
+                .chain([place(name, symbol.code_info.as_deref(), false)])
                 .collect()
         }
         Symbolized::Unknown(_) => Rc::new([Location {

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use framehop::{
-    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MustNotAllocateDuringUnwind, Unwinder as _, UnwindRegsNative,
+    CacheNative, ExplicitModuleSectionInfo, FrameAddress, MustNotAllocateDuringUnwind, UnwindRegsNative, Unwinder as _,
     UnwinderNative,
 };
 use leaktight_liveset::SpinLock;
@@ -106,12 +106,13 @@ fn eh_frame_start(header: usize, bytes: &[u8]) -> Option<usize> {
 }
 
 /// Fills `frames` with the calling thread's code addresses, innermost first, and returns how many
-/// there are. Stops after the first one that `is_last` accepts. Allocates nothing.
+/// there are. Starts with the caller of the frame that the stack address `inside` lies in; stops after
+/// the first one that `is_last` accepts. Allocates nothing.
 #[inline(never)]
-pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u64) -> bool) -> usize {
+pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) -> bool) -> usize {
     READERS.fetch_add(1, Ordering::SeqCst);
     let count = if USABLE.load(Ordering::SeqCst) {
-        unwind(frames, is_last)
+        unwind(frames, inside, is_last)
     } else {
         0
     };
@@ -119,7 +120,7 @@ pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u6
     count
 }
 
-fn unwind(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u64) -> bool) -> usize {
+fn unwind(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) -> bool) -> usize {
     let Some(mut cache) = caches().iter().find_map(SpinLock::try_lock) else {
         return 0;
     };
@@ -129,27 +130,31 @@ fn unwind(frames: &mut [MaybeUninit<u64>], is_last: impl Fn(u64) -> bool) -> usi
     let Some(unwinder) = (unsafe { &*unwinder }) else {
         return 0;
     };
-    let (pc, sp, registers) = registers();
-    let end = stack_end(sp);
+    let (pc, start, mut registers) = registers();
+    let end = stack_end(start);
     let mut read_stack = |address: u64| {
         let address = address as usize;
-        let readable = address >= sp && address.saturating_add(8) <= end && address.is_multiple_of(8);
+        let readable = address >= start && address.saturating_add(8) <= end && address.is_multiple_of(8);
         // SAFETY: between this thread's stack pointer and the end of the mapping that holds its stack.
         readable.then(|| unsafe { *(address as *const u64) }).ok_or(())
     };
-    let mut steps = unwinder.iter_frames(pc, registers, &mut cache, &mut read_stack);
+    let mut frame = FrameAddress::from_instruction_pointer(pc);
     let mut count = 0;
     while count < frames.len() {
-        let Ok(Some(frame)) = steps.next() else { break };
-        // One less than a return address lies inside the call, which is what symbols are wanted for.
-        let address = match frame {
-            FrameAddress::InstructionPointer(address) => address,
-            FrameAddress::ReturnAddress(address) => address.get() - 1,
-        };
-        frames[count].write(address);
-        count += 1;
-        if is_last(address) {
+        let next = unwinder.unwind_frame(frame, &mut registers, &mut cache, &mut read_stack);
+        let Some(next) = next.ok().flatten().and_then(FrameAddress::from_return_address) else {
             break;
+        };
+        frame = next;
+        // The stack pointer is now that of the caller, just above the frame that was left.
+        if (registers.sp() as usize) > inside {
+            // One less than a return address lies inside the call, which is what symbols are wanted for.
+            let address = frame.address_for_lookup();
+            frames[count].write(address);
+            count += 1;
+            if is_last(address) {
+                break;
+            }
         }
     }
     count

@@ -23,6 +23,8 @@ pub struct Judge {
 pub struct Site {
     /// The same number for the same place at every look.
     pub id: usize,
+    /// Whether it is one place; otherwise it gathers the blocks born before sites were told apart.
+    pub told: bool,
     /// The live blocks.
     pub births: Births,
     /// Those of them to which nothing points; empty when nobody looked.
@@ -74,8 +76,9 @@ enum State {
 
 /// The fewest calls that say anything.
 const LEAST_CALLS: u32 = 16;
-/// Looks before the first that may say "clean": leaks at every call, at every tenth.
-const EARLY_LOOKS: [u32; 4] = [64, 160, 512, 1024];
+/// Looks before the first that may say "clean": leaks at every call show by the second, at every tenth
+/// or fiftieth by the later ones.
+const EARLY_LOOKS: [u32; 5] = [16, 64, 160, 512, 1024];
 
 impl Judge {
     /// Nothing seen yet.
@@ -211,7 +214,7 @@ impl Judge {
     }
 
     fn state(&self, site: &Site, calls: u32) -> State {
-        let known_since = if site.id == 0 { 0 } else { self.sites_since.unwrap_or(0) };
+        let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
         let Some((from, to)) = self.window(known_since, calls) else {
             return State::Quiet;
         };
@@ -224,7 +227,7 @@ impl Judge {
             });
         }
         // Blocks from before sites were told apart say nothing about what still grows.
-        if site.id == 0 && self.sites_since.is_some_and(|since| since <= calls / 2) {
+        if !site.told && self.sites_since.is_some_and(|since| since <= calls / 2) {
             return State::Quiet;
         }
         if calls < self.rules.clean_at() {

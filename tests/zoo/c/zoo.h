@@ -16,6 +16,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+/* Counts the reference, whatever the headers: those of 3.12 and later take None
+ * for immortal, which it is not on the older interpreters that load the .so. */
+#undef Py_RETURN_NONE
+#define Py_RETURN_NONE return Py_INCREF(Py_None), Py_None
+
 /* The parameters of a METH_NOARGS function that uses neither. */
 #define NOARGS PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored)
 

@@ -51,6 +51,22 @@ static PyObject *twin_thread_joined(NOARGS)
     Py_RETURN_NONE;
 }
 
+/* Starts a thread that nobody joins; returns an errno code. It is born detached:
+ * pthread_detach may read the descriptor of a thread that has already ended and
+ * freed it (glibc bug 19951). */
+static int start_detached(void *(*body)(void *), void *arg)
+{
+    pthread_t thread;
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error != 0)
+        return error;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    error = pthread_create(&thread, &attributes, body, arg);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
 /* Detached threads that outlive the call that made them. */
 
 enum { DETACHED_LIMIT = 64, DETACHED_DELAY_MICROSECONDS = 300 };
@@ -98,18 +114,16 @@ static void *detached_clean_body(void *Py_UNUSED(arg))
 
 static PyObject *run_detached(void *(*body)(void *))
 {
-    pthread_t thread;
     detached_wait_for(DETACHED_LIMIT - 1);
     pthread_mutex_lock(&detached_lock);
     detached_alive++;
     pthread_mutex_unlock(&detached_lock);
-    int error = pthread_create(&thread, NULL, body, NULL);
+    int error = start_detached(body, NULL);
     if (error != 0) {
         detached_end();
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    pthread_detach(thread);
     Py_RETURN_NONE;
 }
 
@@ -174,14 +188,12 @@ static int pool_ensure(Pool *pool, long workers)
         return 0;
     *pool = (Pool)POOL_INITIALIZER;
     for (long i = 0; i < workers; i++) {
-        pthread_t thread;
-        int error = pthread_create(&thread, NULL, pool_worker, pool);
+        int error = start_detached(pool_worker, pool);
         if (error != 0) {
             errno = error;
             PyErr_SetFromErrno(PyExc_OSError);
             return -1;
         }
-        pthread_detach(thread);
     }
     pool->owner = getpid();
     return 0;

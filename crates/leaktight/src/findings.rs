@@ -1,0 +1,257 @@
+//! From what the judge found to the report.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use leaktight_hooks::loaded_objects;
+use leaktight_liveset::{Block, Family};
+use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Report, Severity, Verdict, sentence};
+use leaktight_stacks as stacks;
+use leaktight_verdict as verdict;
+use leaktight_verdict::{Outcome, Reason, SiteFinding};
+
+use crate::budget::Spent;
+use crate::origin::{Origin, Origins};
+use crate::reach::Reach;
+use crate::sites::{Sites, Survey};
+use crate::subject::Subject;
+
+/// Everything that one run saw.
+pub(crate) struct Seen {
+    pub outcome: Outcome,
+    pub spent: Option<Spent>,
+    pub survey: Survey,
+    pub reach: Option<Reach>,
+    pub control: Control,
+    pub calls: u64,
+    pub elapsed: Duration,
+    pub remarks: Vec<String>,
+    pub blind_spots: Vec<String>,
+}
+
+/// Findings with the same visible frames are one: an object and the table that it allocates in the
+/// same line were leaked by one mistake.
+struct Group {
+    origin: Origin,
+    members: Vec<(SiteFinding, Vec<Block>)>,
+}
+
+pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> Report {
+    let groups = group(&seen, sites, subject);
+    let findings: Vec<Finding> =
+        groups.iter().map(|group| finding(group, seen.reach.as_ref(), subject)).collect();
+    let mut blind_spots = seen.blind_spots;
+    blind_spots.extend(private_allocators());
+    let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
+        let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
+        (Verdict::Indeterminate, reason)
+    } else {
+        (word(seen.outcome.verdict), reason(&seen.outcome, &findings, seen.calls, seen.spent))
+    };
+    Report {
+        subject: subject.name(),
+        verdict,
+        reason,
+        findings,
+        calls: seen.calls,
+        period: if seen.control.passed() { u64::from(seen.outcome.period) } else { 0 },
+        seconds: seen.elapsed.as_secs_f64(),
+        control: seen.control,
+        blind_spots,
+        remarks: seen.remarks,
+        environment: environment(subject),
+    }
+}
+
+fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    if seen.outcome.findings.is_empty() {
+        return groups;
+    }
+    let mut origins = Origins::new();
+    for found in &seen.outcome.findings {
+        let blocks = seen.survey.blocks_of(found.site);
+        let stack = blocks.first().and_then(|block| stacks::stack(block.stack)).unwrap_or_default();
+        let mut origin = origins.of(&stack, subject);
+        if sites.place(found.site).foreign && origin.frames.is_empty() {
+            origin.via.get_or_insert("another thread".to_owned());
+        }
+        match groups.iter_mut().find(|group| group.origin.frames == origin.frames) {
+            Some(group) => group.members.push((*found, blocks)),
+            None => groups.push(Group {
+                origin,
+                members: vec![(*found, blocks)],
+            }),
+        }
+    }
+    groups
+}
+
+fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
+    let rates = || group.members.iter().map(|(found, _)| found.rate);
+    let blocks: Vec<Block> = group.members.iter().flat_map(|(_, blocks)| blocks.iter().copied()).collect();
+    let lost = group.members.iter().any(|(found, _)| found.certainty == verdict::Certainty::Lost);
+    let every = group.members[0].0.rate.every;
+    let size = blocks.first().map(|block| block.size as u64);
+    let family = main_family(&blocks);
+    let mut finding = Finding {
+        kind: Kind::Memory,
+        certainty: if lost { Certainty::Lost } else { Certainty::Growing },
+        severity: Severity::Error,
+        blocks_per_call: rates().map(|rate| rate.blocks).sum(),
+        bytes_per_call: rates().map(|rate| rate.bytes).sum(),
+        block_size: size.filter(|size| blocks.iter().all(|block| block.size as u64 == *size)),
+        every: every.filter(|_| rates().all(|rate| rate.every == every)).map(u64::from),
+        allocator: family.map_or("", Family::name).to_owned(),
+        via: group.origin.via.clone(),
+        type_name: type_of(&blocks, reach, subject),
+        holder: if lost { None } else { holder(&blocks, reach, subject) },
+        stack: group.origin.frames.clone(),
+        message: String::new(),
+    };
+    finding.message = sentence(&finding);
+    finding
+}
+
+/// The family of most blocks.
+fn main_family(blocks: &[Block]) -> Option<Family> {
+    blocks.iter().map(|block| block.family).max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
+}
+
+/// The type of the objects that were leaked themselves, rather than dragged along: those that no
+/// word points to. Where that does not tell, the type that all typed blocks share.
+fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
+    const ENOUGH: usize = 200;
+    let (mut heads, mut all) = (HashSet::new(), HashSet::new());
+    for block in blocks.iter().take(ENOUGH) {
+        if let Some(name) = subject.type_name(block) {
+            if reach.is_some_and(|reach| reach.is_unreferred(block.address)) {
+                heads.insert(name.clone());
+            }
+            all.insert(name);
+        }
+    }
+    [heads, all].into_iter().find(|names| names.len() == 1).and_then(|names| names.into_iter().next())
+}
+
+/// What holds the youngest blocks: static data of a module, or something that the runtime knows.
+fn holder<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
+    const TRIES: usize = 8;
+    let reach = reach?;
+    blocks.iter().rev().take(TRIES).find_map(|block| {
+        let root = reach.root_of(block.address)?;
+        static_data(root).or_else(|| subject.holder(block, root))
+    })
+}
+
+/// The module whose static data the address lies in, and the variable if its name is exported.
+fn static_data(address: usize) -> Option<String> {
+    let mut module = None;
+    loaded_objects(|object| {
+        if module.is_none() && object.writable().any(|(start, len)| address.wrapping_sub(start) < len) {
+            let path = object.name().to_string_lossy().into_owned();
+            module = Some((path, address - object.base));
+        }
+    });
+    let (path, offset) = module?;
+    let name = match path.rsplit('/').next() {
+        Some(name) if !name.is_empty() => name,
+        _ => "the program",
+    };
+    Some(match variable_at(address) {
+        Some(variable) => format!("static data of {name} (`{variable}`)"),
+        None => format!("static data of {name} (+{offset:#x})"),
+    })
+}
+
+fn variable_at(address: usize) -> Option<String> {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: dladdr takes any address and fills `info` when it returns non-zero; its strings live as
+    // long as the module, which is loaded.
+    unsafe {
+        if libc::dladdr(address as *const _, info.as_mut_ptr()) == 0 {
+            return None;
+        }
+        let name = info.assume_init().dli_sname;
+        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    }
+}
+
+fn word(verdict: verdict::Verdict) -> Verdict {
+    match verdict {
+        verdict::Verdict::Clean => Verdict::Clean,
+        verdict::Verdict::Leak => Verdict::Leak,
+        verdict::Verdict::Bounded => Verdict::Bounded,
+        verdict::Verdict::Indeterminate => Verdict::Indeterminate,
+    }
+}
+
+fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spent>) -> String {
+    let ended = match spent {
+        Some(Spent::Time) => "the time budget was used up",
+        Some(Spent::Memory) => "the memory budget was used up",
+        None => "no more calls were allowed",
+    };
+    match (&outcome.reason, findings) {
+        (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
+        (Reason::Findings, [one]) => one.message.clone(),
+        (Reason::Findings, many) => {
+            let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
+            format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
+        }
+        (Reason::Stopped { blocks, bytes, last_call }, _) => {
+            format!("it kept {blocks} blocks ({bytes} bytes) up to call {last_call} and nothing since: a cache, not a leak")
+        }
+        (Reason::StillGrowing, _) => {
+            format!("memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak")
+        }
+        (Reason::TooFewCalls, _) => format!("after {calls} calls {ended}; so few calls say nothing"),
+    }
+}
+
+fn environment<S: Subject>(subject: &S) -> Environment {
+    Environment {
+        runtime: subject.runtime(),
+        libc: libc_version(),
+        platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        leaktight: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn libc_version() -> String {
+    // SAFETY: looks a name up; the function found returns a static string (gnu_get_libc_version(3)).
+    unsafe {
+        let function = libc::dlsym(libc::RTLD_DEFAULT, c"gnu_get_libc_version".as_ptr());
+        if function.is_null() {
+            return "musl".to_owned();
+        }
+        let version: extern "C" fn() -> *const libc::c_char = std::mem::transmute(function);
+        format!("glibc {}", std::ffi::CStr::from_ptr(version()).to_string_lossy())
+    }
+}
+
+/// Allocators inside other libraries, which do not ask malloc for each block. Those that hide
+/// their symbols are not found here.
+fn private_allocators() -> Vec<String> {
+    const TELLTALES: [(&std::ffi::CStr, &str); 6] = [
+        (c"mi_malloc", "mimalloc"),
+        (c"je_malloc", "jemalloc"),
+        (c"_rjem_malloc", "jemalloc"),
+        (c"duckdb_je_malloc", "jemalloc"),
+        (c"mallocx", "jemalloc"),
+        (c"tc_malloc", "tcmalloc"),
+    ];
+    let mut found = Vec::new();
+    loaded_objects(|object| {
+        let serves_malloc = object.defines(c"malloc").is_some();
+        let kind = TELLTALES.iter().find(|(name, _)| object.defines(name).is_some());
+        if let Some((_, kind)) = kind
+            && !serves_malloc
+        {
+            let path = object.name().to_string_lossy();
+            let name = path.rsplit('/').next().unwrap_or_default();
+            found.push(format!("what {name} takes from its own {kind}"));
+        }
+    });
+    found
+}

@@ -1,0 +1,39 @@
+//! Finds native memory leaks in what you call.
+//!
+//! [`check`] calls a closure again and again, counts exactly which blocks each call left behind,
+//! and says whether that is a leak, where it was allocated, and whether anything still points to it:
+//!
+//! ```
+//! let report = leaktight::check(|| drop(vec![0u8; 100]));
+//! assert_eq!(report.verdict, leaktight::Verdict::Clean, "{report}");
+//! ```
+//!
+//! It sees what goes through `malloc`, `mmap` and their families, in Rust and in C, without
+//! recompiling anything. Inside other languages' runtimes the same engine ([`Check::run`]) is given a
+//! [`Subject`] that knows how to call, how to settle and how to name objects there.
+//!
+//! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
+//! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, and
+//! `findings` turns what the judge found into a report.
+
+mod budget;
+mod check;
+mod control;
+mod findings;
+mod maps;
+mod origin;
+mod reach;
+mod run;
+mod session;
+mod sites;
+mod subject;
+
+pub use check::{Check, Error, check};
+pub use leaktight_hooks::{PatchCount, Threads};
+pub use leaktight_liveset::{Block, Family};
+pub use leaktight_report::{
+    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
+};
+pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
+pub use session::what_is_patched;
+pub use subject::{Planted, Subject};

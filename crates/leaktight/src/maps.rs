@@ -1,0 +1,140 @@
+//! The process's memory mappings, and reading them without a risk.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+
+use leaktight_liveset::MappedVec;
+
+/// A readable and writable mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub start: usize,
+    pub end: usize,
+}
+
+/// Reads this process's own memory through the kernel, which reports what is not mapped instead
+/// of faulting: other threads may unmap at any time.
+pub(crate) struct OwnMemory {
+    memory: File,
+    pages: Option<File>,
+    page_size: usize,
+}
+
+impl OwnMemory {
+    pub(crate) fn open() -> std::io::Result<OwnMemory> {
+        Ok(OwnMemory {
+            memory: File::open("/proc/self/mem")?,
+            pages: File::open("/proc/self/pagemap").ok(),
+            // SAFETY: sysconf reads a constant of the system.
+            page_size: unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize,
+        })
+    }
+
+    /// Fills `buffer` from `address`; what could not be read is zero.
+    pub(crate) fn read(&self, address: usize, buffer: &mut [u8]) {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.memory.read_at(&mut buffer[done..], (address + done) as u64) {
+                Ok(got) if got > 0 => done += got,
+                _ => {
+                    // Skip the page that is gone.
+                    let next = (address + done + 1).next_multiple_of(self.page_size) - address;
+                    let next = next.min(buffer.len());
+                    buffer[done..next].fill(0);
+                    done = next;
+                }
+            }
+        }
+    }
+
+    /// Calls `each` with the runs of pages of `mapping` that hold anything. A page that was never
+    /// touched holds no pointer, and reading it would make it resident.
+    pub(crate) fn resident(&self, mapping: Mapping, each: &mut dyn FnMut(Mapping)) {
+        const PAGES: usize = 4096;
+        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
+        let Some(pagemap) = &self.pages else {
+            return each(mapping);
+        };
+        let mut entries = [0u8; PAGES * 8];
+        let mut run: Option<usize> = None;
+        let mut at = mapping.start;
+        while at < mapping.end {
+            let count = ((mapping.end - at) / self.page_size).min(PAGES);
+            let wanted = &mut entries[..count * 8];
+            if pagemap.read_exact_at(wanted, (at / self.page_size * 8) as u64).is_err() {
+                return each(Mapping {
+                    start: run.unwrap_or(at),
+                    end: mapping.end,
+                });
+            }
+            for entry in wanted.chunks_exact(8) {
+                let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
+                if entry & PRESENT_OR_SWAPPED != 0 {
+                    run.get_or_insert(at);
+                } else if let Some(start) = run.take() {
+                    each(Mapping { start, end: at });
+                }
+                at += self.page_size;
+            }
+        }
+        if let Some(start) = run {
+            each(Mapping {
+                start,
+                end: mapping.end,
+            });
+        }
+    }
+}
+
+/// The readable and writable mappings of this process by rising address, without devices. In
+/// memory of our own, since the start of a mapping may be the address of a lost block.
+pub(crate) fn writable_mappings() -> std::io::Result<MappedVec<Mapping>> {
+    let mut mappings = MappedVec::new();
+    for line in BufReader::new(File::open("/proc/self/maps")?).lines() {
+        if let Some(mapping) = parse(&line?) {
+            mappings.push(mapping).map_err(std::io::Error::other)?;
+        }
+    }
+    Ok(mappings)
+}
+
+fn parse(line: &str) -> Option<Mapping> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let rights = words.next()?;
+    let name = words.nth(3).unwrap_or("");
+    let device = name.starts_with("/dev/") && !name.starts_with("/dev/shm/") && !name.starts_with("/dev/zero");
+    let mapping = Mapping {
+        start: usize::from_str_radix(start, 16).ok()?,
+        end: usize::from_str_radix(end, 16).ok()?,
+    };
+    (rights.starts_with("rw") && !device && mapping.start < mapping.end).then_some(mapping)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_writable_memory_is_listed_and_garbage_is_skipped() {
+        let range = |start, end| Some(Mapping { start, end });
+        assert_eq!(parse("1000-2000 rw-p 00000000 00:00 0"), range(0x1000, 0x2000));
+        assert_eq!(parse("1000-2000 rw-p 00000000 00:00 0    [heap]"), range(0x1000, 0x2000));
+        assert_eq!(parse("1000-2000 rw-s 00000000 00:00 0 /dev/nvidia0"), None);
+        for line in ["1000-2000 r--p 0 0 0", "", "zz-1 rw", "2000-1000 rw-p 0 0 0", "1000 rw-p"] {
+            assert_eq!(parse(line), None);
+        }
+    }
+
+    #[test]
+    fn own_memory_is_read_and_a_gap_is_zero() {
+        let memory = OwnMemory::open().unwrap();
+        let text = *b"leaktight";
+        let mut copy = [0; 9];
+        memory.read(text.as_ptr() as usize, &mut copy);
+        assert_eq!(copy, text);
+        memory.read(16, &mut copy);
+        assert_eq!(copy, [0; 9]);
+    }
+}

@@ -1,0 +1,163 @@
+//! From captured stacks to the frames that a person is shown.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use leaktight_report::Frame;
+use leaktight_stacks::{CapturedStack, Location, Symbols};
+
+use crate::subject::Subject;
+
+/// Where an allocation happened, without the machinery around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Origin {
+    /// The function of a library or runtime that the innermost frame called.
+    pub via: Option<String>,
+    pub frames: Vec<Frame>,
+}
+
+/// Turns stacks into frames; reads object files and source files once.
+pub(crate) struct Origins {
+    symbols: Symbols,
+    sources: HashMap<PathBuf, Vec<String>>,
+    here: Option<PathBuf>,
+    own_object: Option<String>,
+}
+
+impl Origins {
+    pub(crate) fn new() -> Origins {
+        let mut symbols = Symbols::new();
+        let own = symbols.resolve(&[Origins::new as *const () as u64]).ok();
+        Origins {
+            own_object: own.and_then(|found| found.first()?.first()?.module.clone()),
+            symbols,
+            sources: HashMap::new(),
+            here: std::env::current_dir().ok(),
+        }
+    }
+
+    /// The frames of a stack: native ones outside of libc, the language runtimes and the tracker, then
+    /// the runtime's own frames.
+    pub(crate) fn of<S: Subject>(&mut self, stack: &CapturedStack, subject: &mut S) -> Origin {
+        let resolved = self.symbols.resolve(&stack.native).unwrap_or_default();
+        let mut origin = Origin::default();
+        for location in resolved.iter().flat_map(|locations| locations.iter()) {
+            match self.role(location, subject) {
+                Role::Shown => {
+                    let frame = self.frame(location);
+                    origin.frames.push(frame);
+                }
+                Role::Library if origin.frames.is_empty() => {
+                    if let Some(name) = location.function.as_deref().filter(|name| is_telling(name)) {
+                        origin.via = Some(without_version(name).to_owned());
+                    }
+                }
+                // Below the tracker's own frames lies its loop, not the program.
+                Role::Tracker if !origin.frames.is_empty() => break,
+                Role::Library | Role::Tracker => {}
+            }
+        }
+        for frame in &stack.python {
+            if let Some(mut frame) = subject.frame(frame) {
+                frame.source = frame.source.or_else(|| self.source(frame.file.as_deref()?, frame.line?));
+                frame.file = frame.file.map(|file| self.shorten(&file));
+                origin.frames.push(frame);
+            }
+        }
+        origin
+    }
+
+    fn role<S: Subject>(&self, location: &Location, subject: &S) -> Role {
+        let function = location.function.as_deref().unwrap_or("");
+        let module = location.module.as_deref().unwrap_or("");
+        if is_tracker(function, location.file.as_deref()) || (subject.is_python() && location.module == self.own_object) {
+            return Role::Tracker;
+        }
+        let file = location.file.as_deref().unwrap_or("");
+        if is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_standard_name(function, file) {
+            Role::Library
+        } else {
+            Role::Shown
+        }
+    }
+
+    fn frame(&mut self, location: &Location) -> Frame {
+        let source = location.file.as_deref().zip(location.line).and_then(|(file, line)| self.source(file, line));
+        Frame {
+            function: location.function.clone(),
+            file: location.file.as_deref().map(|file| self.shorten(file)),
+            line: location.line,
+            module: location.module.clone(),
+            offset: location.function.is_none().then_some(location.offset).flatten(),
+            source,
+            python: false,
+            inlined: location.inlined,
+        }
+    }
+
+    /// The text of a source line, if the file is there.
+    fn source(&mut self, file: &str, line: u32) -> Option<String> {
+        let lines = self.sources.entry(PathBuf::from(file)).or_insert_with(|| {
+            let text = std::fs::read(file).unwrap_or_default();
+            String::from_utf8_lossy(&text).lines().map(|line| line.trim().to_owned()).collect()
+        });
+        lines.get(line.checked_sub(1)? as usize).filter(|text| !text.is_empty()).cloned()
+    }
+
+    fn shorten(&self, file: &str) -> String {
+        let below = self.here.as_deref().and_then(|here| Path::new(file).strip_prefix(here).ok());
+        below.map_or_else(|| file.to_owned(), |short| short.to_string_lossy().into_owned())
+    }
+}
+
+enum Role {
+    Shown,
+    Library,
+    Tracker,
+}
+
+/// Frames between the program's closure and the tracker's loop. Inlined functions have no namespace
+/// in sparse debug information, so the source file tells as well.
+fn is_tracker(function: &str, file: Option<&str>) -> bool {
+    function.trim_start_matches(['<', '&']).starts_with("leaktight::")
+        || file.is_some_and(|file| [crate::check::FILE, crate::run::FILE].iter().any(|own| file.ends_with(own)))
+}
+
+/// Object files of the C and C++ runtimes: what they allocate, somebody asked them to.
+fn is_library(module: &str) -> bool {
+    let name = module.rsplit('/').next().unwrap_or(module);
+    ["libc.so", "libc-", "ld-linux", "ld-musl", "libpthread", "libm.so", "libdl.so", "libstdc++", "libc++", "libgcc_s", "linux-vdso"]
+        .iter()
+        .any(|library| name.starts_with(library))
+}
+
+/// Headers of the C++ library, sources of Rust's.
+fn is_standard_source(file: &str) -> bool {
+    file.starts_with("/rustc/")
+        || file.contains("/rustlib/src/rust/library/")
+        || file.contains("/include/c++/")
+        || file.contains("/include/x86_64-linux-gnu/bits/")
+        || file.contains("/include/bits/")
+}
+
+/// The same without debug information: by namespace.
+fn is_standard_name(function: &str, file: &str) -> bool {
+    let name = function.trim_start_matches(['<', '&']);
+    file.is_empty()
+        && ["std::", "core::", "alloc::", "__gnu_cxx::", "operator new", "__rust_", "__rdl_", "__rustc", "test::"]
+            .iter()
+            .any(|standard| name.starts_with(standard))
+}
+
+/// The evaluation loop and call machinery of the interpreter name no function that somebody called.
+fn is_telling(function: &str) -> bool {
+    let machinery = ["_PyEval", "PyEval", "_PyObject_Vectorcall", "_PyObject_MakeTpCall", "cfunction_", "_PyFunction_Vectorcall"];
+    !machinery.iter().any(|name| function.starts_with(name)) && !function.starts_with("start_thread")
+}
+
+/// `strdup@@GLIBC_2.2.5`, `__strdup`.
+fn without_version(function: &str) -> &str {
+    let name = function.split('@').next().unwrap_or(function);
+    let bare = name.trim_start_matches("__GI_").trim_start_matches("__libc_");
+    if bare.starts_with("__") && !bare.contains("::") { &bare[2..] } else { bare }
+}

@@ -1,0 +1,187 @@
+//! One check: call, settle, look, until the judge is sure.
+
+use std::time::{Duration, Instant};
+
+use leaktight_hooks as hooks;
+use leaktight_report::{Control, Report};
+use leaktight_verdict::{Amount, Judge, Next, Outcome};
+
+use crate::budget::{Budget, Spent};
+use crate::check::{Check, Error};
+use crate::control;
+use crate::findings::{self, Seen};
+use crate::reach::Reach;
+use crate::session::Session;
+use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
+use crate::subject::Subject;
+
+/// As debug information names it.
+pub(crate) const FILE: &str = file!();
+
+/// Calls before anything is counted: imports, lazily bound libraries.
+const WARM_UP: u32 = 2;
+
+struct Run<'a, S> {
+    subject: &'a mut S,
+    session: Session,
+    judge: Judge,
+    budget: Budget,
+    sites: Sites,
+    calls: u32,
+    remarks: Vec<String>,
+    blind_spots: Vec<String>,
+}
+
+pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) -> Result<Report, Error<S::Error>> {
+    let budget = Budget::start(check.time, check.bytes);
+    let mut rules = check.rules;
+    rules.max_calls = rules.max_calls.min(LAST_CALL);
+    let mut run = Run {
+        subject,
+        session,
+        judge: Judge::new(rules),
+        budget,
+        sites: Sites::default(),
+        calls: 0,
+        remarks: Vec::new(),
+        blind_spots: Vec::new(),
+    };
+    let mut control = Control::default();
+    hooks::enter_call(IDLE - 2);
+    while run.calls < WARM_UP {
+        run.calls += 1;
+        run.call()?;
+    }
+    run.settle();
+    control::run(run.subject, &mut control);
+    let (outcome, spent, survey, reach) = run.judge_all()?;
+    control::run(run.subject, &mut control);
+    if hooks::overflowed() {
+        control.missed.push("blocks for which the tracker had no memory".to_owned());
+    }
+    let seen = Seen {
+        outcome,
+        spent,
+        survey,
+        reach,
+        control,
+        calls: u64::from(run.calls),
+        elapsed: run.budget.elapsed(),
+        remarks: run.remarks,
+        blind_spots: run.blind_spots,
+    };
+    Ok(findings::report(seen, &run.sites, run.subject))
+}
+
+type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
+
+impl<S: Subject> Run<'_, S> {
+    fn judge_all(&mut self) -> Result<Judged, Error<S::Error>> {
+        loop {
+            let target = self.judge.next_look(self.calls);
+            let spent = self.call_until(target)?;
+            self.settle();
+            self.leave_out_other_threads(spent)?;
+            let (survey, reach) = self.survey();
+            if spent.is_some() {
+                let outcome = self.judge.exhausted(self.calls, &survey.sites);
+                return Ok((outcome, spent, survey, reach));
+            }
+            match self.judge.look(self.calls, &survey.sites) {
+                Next::Done(outcome) => return Ok((outcome, None, survey, reach)),
+                Next::Continue { tell_sites: true } => self.session.tell_stacks(),
+                Next::Continue { tell_sites: false } => {}
+            }
+        }
+    }
+
+    fn call_until(&mut self, target: u32) -> Result<Option<Spent>, Error<S::Error>> {
+        while self.calls < target {
+            self.calls += 1;
+            hooks::enter_call(self.calls);
+            self.call()?;
+            let mut bytes = 0;
+            if Judge::wants_checkpoint(self.calls) {
+                self.settle();
+                let own = hooks::totals().own;
+                bytes = own.bytes;
+                self.judge.checkpoint(self.calls, Amount { blocks: own.blocks, bytes });
+            }
+            if let Some(spent) = self.budget.spent(bytes) {
+                return Ok(Some(spent));
+            }
+        }
+        Ok(None)
+    }
+
+    fn call(&mut self) -> Result<(), Error<S::Error>> {
+        let result = hooks::watched(|| self.subject.call());
+        if hooks::forked() {
+            return Err(Error::ForkedChild);
+        }
+        self.session.look_for_new_objects();
+        result.map_err(Error::Call)
+    }
+
+    fn settle(&mut self) {
+        hooks::watched(|| self.subject.settle());
+    }
+
+    /// The survivors, and which of them are lost where that matters.
+    fn survey(&mut self) -> (Survey, Option<Reach>) {
+        let survey = self.sites.survey(None);
+        if !self.judge.wants_reachability(self.calls, &survey.sites) {
+            return (survey, None);
+        }
+        match Reach::find(self.subject) {
+            Ok(reach) => (self.sites.survey(Some(&reach)), Some(reach)),
+            Err(why) => {
+                let spot = format!("whether anything still points to the blocks ({why})");
+                if !self.blind_spots.contains(&spot) {
+                    self.blind_spots.push(spot);
+                }
+                (survey, None)
+            }
+        }
+    }
+
+    /// Threads that were there before may do work for the calls, or go their own way. Those that
+    /// leave as much behind while nothing is called do not keep step with the calls, and are left out.
+    fn leave_out_other_threads(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
+        const ROUNDS: u32 = 4;
+        const CALLS: u32 = 16;
+        let suspects = self.suspects();
+        if suspects.is_empty() || spent.is_some() {
+            return Ok(());
+        }
+        let first_busy = self.calls + 1;
+        for _ in 0..ROUNDS {
+            let started = Instant::now();
+            self.call_until(self.calls + CALLS)?;
+            let busy = started.elapsed().clamp(Duration::from_millis(2), Duration::from_millis(100));
+            hooks::enter_call(IDLE);
+            self.subject.idle(busy);
+        }
+        self.settle();
+        let survey = self.sites.survey(None);
+        for (site, idle) in survey.sites.iter().zip(&survey.idle) {
+            let busy: u64 = site.births.iter().filter(|(birth, _)| *birth >= first_busy).map(|(_, sum)| sum.blocks).sum();
+            if suspects.contains(&site.id) && *idle > 0 && idle * 3 >= busy {
+                self.sites.ignore(site.id);
+                let remark = "another thread allocates on its own while nothing is called; its blocks are left out";
+                if !self.remarks.iter().any(|known| known == remark) {
+                    self.remarks.push(remark.to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sites of other threads with survivors that are not new.
+    fn suspects(&mut self) -> Vec<usize> {
+        let old = self.calls - self.calls / 8;
+        let survey = self.sites.survey(None);
+        let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
+        suspects.filter(|site| site.births.iter().any(|(birth, _)| birth < old)).map(|site| site.id).collect()
+    }
+}

@@ -1,0 +1,79 @@
+//! What the engine needs to be told of the calls that it judges.
+
+use std::time::Duration;
+
+use leaktight_liveset::Block;
+use leaktight_report::Frame;
+use leaktight_stacks::PythonFrame;
+
+/// Something that can be called again and again, and the runtime that it lives in.
+///
+/// All methods run on the thread that started the check.
+pub trait Subject {
+    /// Why a call failed.
+    type Error;
+
+    /// Makes one call. An error ends the check.
+    fn call(&mut self) -> Result<(), Self::Error>;
+
+    /// Brings the runtime to rest, so that only what is really kept stays alive: collects garbage,
+    /// empties caches and free lists. Called between calls, and watched like them.
+    fn settle(&mut self) {}
+
+    /// Lets the time pass while nothing is called, and lets other threads of the runtime run.
+    fn idle(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+
+    /// What is called, in one line.
+    fn name(&self) -> String;
+
+    /// The language runtime and its version.
+    fn runtime(&self) -> String;
+
+    /// Whether CPython's allocators are to be watched too. If so, the check holds the GIL.
+    fn is_python(&self) -> bool {
+        false
+    }
+
+    /// Allocates blocks of the runtime's own kinds, as a positive control; see [`Planted`].
+    fn plant(&mut self) -> Vec<Planted>;
+
+    /// The address inside `block` where the runtime keeps the links of a doubly linked list of all its
+    /// objects (next, then previous). Such links hold nothing alive. `None` for blocks without.
+    fn list_links(&mut self, _block: &Block) -> Option<usize> {
+        None
+    }
+
+    /// The type of the runtime's object in a live `block`; `None` unless it is certain.
+    fn type_name(&mut self, _block: &Block) -> Option<String> {
+        None
+    }
+
+    /// What in the runtime holds `block`, by the word at `address`, worded to follow "held by".
+    fn holder(&mut self, _block: &Block, _address: usize) -> Option<String> {
+        None
+    }
+
+    /// A frame of the runtime's language by name.
+    fn frame(&mut self, _frame: &PythonFrame) -> Option<Frame> {
+        None
+    }
+
+    /// Whether an object file belongs to the runtime itself, so that its frames are not to blame.
+    fn is_runtime(&self, _module: &str) -> bool {
+        false
+    }
+}
+
+/// A block that was leaked on purpose and must be found at its exact size.
+pub struct Planted {
+    /// What it is, as the report names it when it was missed.
+    pub name: &'static str,
+    /// Where the block starts.
+    pub address: usize,
+    /// Its exact size in bytes.
+    pub size: usize,
+    /// Frees it.
+    pub free: Box<dyn FnOnce()>,
+}
