@@ -513,8 +513,9 @@ PYTHON = [
         "re_cache",
         COUNTER + "import re",
         "re.compile('a%d+b' % next(fresh))",
-        "re keeps the 512 latest patterns",
+        "re keeps the 512 latest patterns; their dict is resized now and then",
         settles_after=1100,
+        wander_bytes=65536,
     ),
     _python_twin(
         "lru_cache_512",

@@ -37,11 +37,13 @@ struct Group {
 }
 
 pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> Report {
+    subject.before_naming();
     let groups = group(&seen, sites, subject);
     let findings: Vec<Finding> =
         groups.iter().map(|group| finding(group, seen.reach.as_ref(), subject)).collect();
     let mut blind_spots = seen.blind_spots;
     blind_spots.extend(private_allocators());
+    blind_spots.extend(subject.blind_spots());
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)

@@ -67,6 +67,7 @@ struct Node {
 impl Reach {
     /// Marks all live blocks. Other threads should be at rest; what they move meanwhile may be missed.
     pub(crate) fn find<S: Subject>(subject: &mut S) -> Result<Reach, Error> {
+        subject.before_naming();
         let memory = OwnMemory::open()?;
         let mappings = writable_mappings()?;
         let mut blocks = hooks::live_blocks();

@@ -106,6 +106,7 @@ impl<S: Subject> Run<'_, S> {
                 let own = hooks::totals().own;
                 bytes = own.bytes;
                 self.judge.checkpoint(self.calls, Amount { blocks: own.blocks, bytes });
+                self.subject.progress(self.calls, self.budget.elapsed());
             }
             if let Some(spent) = self.budget.spent(bytes) {
                 return Ok(Some(spent));

@@ -25,6 +25,9 @@ pub trait Subject {
         std::thread::sleep(time);
     }
 
+    /// Told from time to time, between calls, how far the check is.
+    fn progress(&mut self, _calls: u32, _elapsed: Duration) {}
+
     /// What is called, in one line.
     fn name(&self) -> String;
 
@@ -50,6 +53,9 @@ pub trait Subject {
         None
     }
 
+    /// Called before a row of questions about blocks: types may be new.
+    fn before_naming(&mut self) {}
+
     /// What in the runtime holds `block`, by the word at `address`, worded to follow "held by".
     fn holder(&mut self, _block: &Block, _address: usize) -> Option<String> {
         None
@@ -58,6 +64,11 @@ pub trait Subject {
     /// A frame of the runtime's language by name.
     fn frame(&mut self, _frame: &PythonFrame) -> Option<Frame> {
         None
+    }
+
+    /// What the runtime could not let us see, such as frames of a version that is not known.
+    fn blind_spots(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Whether an object file belongs to the runtime itself, so that its frames are not to blame.

@@ -1,6 +1,7 @@
 /* Native threads: leaks made in them, and twins that give everything back. */
 #include "zoo.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -52,8 +53,8 @@ static PyObject *twin_thread_joined(NOARGS)
 }
 
 /* Starts a thread that nobody joins; returns an errno code. It is born detached:
- * pthread_detach may read the descriptor of a thread that has already ended and
- * freed it (glibc bug 19951). */
+ * pthread_detach reads the thread's descriptor after it has let go of it, when
+ * the thread may have ended and unmapped it (glibc 2.36, nptl/pthread_detach.c). */
 static int start_detached(void *(*body)(void *), void *arg)
 {
     pthread_t thread;

@@ -1,0 +1,281 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use leaktight::{Report, Style, Verdict};
+use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTimeoutError, PyTypeError};
+use pyo3::prelude::*;
+use pyo3::types::{PyAnyMethods, PyType};
+
+use crate::judge::{CheckError, Depth, run};
+use crate::subject::{Callee, PythonSubject};
+use crate::watchdog::Watchdog;
+use crate::{exit, statement};
+
+/// Find native memory leaks in Python extension modules.
+#[derive(Parser)]
+#[command(name = "leaktight", version, subcommand_required = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(CheckArguments),
+    Info(InfoArguments),
+}
+
+/// Judge one line of Python: does it leak, how much, and where?
+///
+/// Works like `python -m timeit`: the setup runs once, then the statement again and again, while every
+/// block that it allocates is followed. No recompiling, no environment variable, no root.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  leaktight check -s 'import json' 'json.loads(\"[1, 2]\")'
+  leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
+
+Exit status:
+  0 clean, or bounded (a cache)    2 wrong usage, or the statement failed    100 nothing can be seen here
+  1 leak                           3 could not be decided                    130 interrupted")]
+struct CheckArguments {
+    /// Code to run once before; may be given several times.
+    #[arg(short, long, value_name = "CODE")]
+    setup: Vec<String>,
+    /// Make no more calls than this [default: 128 times the period].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_calls: Option<u32>,
+    /// Start no call after so long, and judge what was seen by then.
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    time_budget: Duration,
+    /// Do not call clean what leaks once in so many calls.
+    #[arg(long, value_name = "CALLS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    period: u32,
+    /// Every call must raise this exception; for leaks on error paths.
+    #[arg(long, value_name = "EXCEPTION")]
+    raises: Option<String>,
+    #[command(flatten)]
+    output: Output,
+    /// What to judge.
+    #[arg(value_name = "STATEMENT")]
+    statement: String,
+}
+
+/// Show what can be seen here: interpreter, what is patched, blind spots, result of the control.
+#[derive(Args)]
+struct InfoArguments {
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct Output {
+    /// Print the report as JSON (schema leaktight.report/1).
+    #[arg(long)]
+    json: bool,
+    /// When to use colours; NO_COLOR is respected.
+    #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
+    color: When,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum When {
+    Auto,
+    Always,
+    Never,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(number) {
+        Ok(time) if !time.is_zero() => Ok(time),
+        _ => Err("must be more than 0 seconds".to_owned()),
+    }
+}
+
+/// Runs the command line and returns the exit status. `arguments` starts with the program's name.
+#[pyfunction]
+pub(crate) fn main(py: Python<'_>, arguments: Vec<String>) -> i32 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(why) => {
+            // Help and version are no mistakes.
+            let status = if why.use_stderr() { exit::USAGE } else { exit::CLEAN };
+            let _ = why.print();
+            return status;
+        }
+    };
+    match arguments.command {
+        Command::Check(arguments) => check(py, &arguments),
+        Command::Info(arguments) => info(py, &arguments),
+    }
+}
+
+fn check(py: Python<'_>, arguments: &CheckArguments) -> i32 {
+    match judge_statement(py, arguments) {
+        Ok(report) => {
+            print(py, &report, &arguments.output);
+            status(&report)
+        }
+        Err(status) => status,
+    }
+}
+
+fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report, i32> {
+    let failed = |what| move |why: PyErr| explain(py, what, &why);
+    let callee = statement::prepare(py, &arguments.setup.join("\n"), &arguments.statement)
+        .map_err(failed("the setup or the statement"))?;
+    let raises = arguments.raises.as_deref().map(|name| exception(py, &callee, name)).transpose();
+    let raises = raises.map_err(failed("--raises"))?;
+    let depth = Depth {
+        max_calls: arguments.max_calls,
+        time_budget: Some(arguments.time_budget),
+        period: Some(arguments.period),
+    };
+    let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
+    let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));
+    let name = arguments.statement.trim().replace('\n', "; ");
+    let subject = PythonSubject::new(py, name, callee, raises, watchdog, show);
+    let mut subject = subject.map_err(failed("the preparation"))?;
+    let report = run(&depth, &mut subject);
+    if show.is_some() {
+        clear_progress();
+    }
+    report.map_err(failed("the statement"))
+}
+
+fn exception(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>> {
+    let class = statement::exception_class(py, callee, name)?;
+    let is_exception = class.bind(py).cast::<PyType>().is_ok_and(|class| class.is_subclass_of::<PyBaseException>().unwrap_or(false));
+    if is_exception {
+        Ok(class)
+    } else {
+        Err(PyTypeError::new_err(format!("`{name}` is not an exception class")))
+    }
+}
+
+/// Says on standard error what went wrong, and returns the exit status.
+fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
+    if why.is_instance_of::<PyKeyboardInterrupt>(py) {
+        eprintln!("leaktight: interrupted; nothing was judged");
+        return exit::INTERRUPTED;
+    }
+    if why.is_instance_of::<CheckError>(py) {
+        eprintln!("leaktight: {}", why.value(py));
+        return exit::CANNOT_SEE;
+    }
+    if why.is_instance_of::<PyTimeoutError>(py) && why.traceback(py).is_some() && why.value(py).to_string().is_empty() {
+        eprintln!("leaktight: a call had not returned when the time budget was over; nothing can be said");
+        return exit::INDETERMINATE;
+    }
+    if why.is_instance_of::<PySystemExit>(py) {
+        eprintln!("leaktight: {what} called sys.exit({}), so it cannot be judged", why.value(py));
+        return exit::USAGE;
+    }
+    why.print(py);
+    eprintln!("leaktight: {what} failed, see above; nothing was judged");
+    exit::USAGE
+}
+
+fn give_up(budget: Duration) {
+    eprintln!(
+        "leaktight: a call has not returned {:.0} s after the start and cannot be interrupted, being in native code",
+        budget.as_secs_f64()
+    );
+    std::process::exit(exit::INDETERMINATE);
+}
+
+fn status(report: &Report) -> i32 {
+    match report.verdict {
+        Verdict::Clean | Verdict::Bounded => exit::CLEAN,
+        Verdict::Leak => exit::LEAK,
+        Verdict::Indeterminate => exit::INDETERMINATE,
+    }
+}
+
+fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
+    let depth = Depth {
+        max_calls: Some(16),
+        ..Depth::default()
+    };
+    let report = statement::prepare(py, "", "None").and_then(|callee| {
+        let watchdog = Watchdog::start(depth.time(), None);
+        let mut subject = PythonSubject::new(py, "nothing".to_owned(), callee, None, watchdog, None)?;
+        run(&depth, &mut subject)
+    });
+    let report = match report {
+        Ok(report) => report,
+        Err(why) => return explain(py, "the control", &why),
+    };
+    let patched = leaktight::what_is_patched(leaktight::Options {
+        threads: leaktight::Threads::All,
+        python: true,
+    });
+    let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
+    let works = report.control.passed();
+    if arguments.output.json {
+        let facts = serde_json::json!({
+            "leaktight": report.environment.leaktight,
+            "runtime": report.environment.runtime,
+            "libc": report.environment.libc,
+            "platform": report.environment.platform,
+            "patched_objects": patched.0,
+            "patched_slots": patched.1,
+            "control": report.control,
+            "blind_spots": report.blind_spots,
+        });
+        println!("{facts:#}");
+    } else {
+        println!("leaktight    {}", report.environment.leaktight);
+        println!("interpreter  {}", report.environment.runtime);
+        println!("C library    {}, {}", report.environment.libc, report.environment.platform);
+        println!("patched      {} relocation slots in {} loaded objects, while a check runs", patched.1, patched.0);
+        println!("control      {} of {} planted leaks caught", report.control.caught, report.control.planted);
+        for missed in &report.control.missed {
+            println!("             missed: {missed}");
+        }
+        for spot in &report.blind_spots {
+            println!("not seen     {spot}");
+        }
+    }
+    if works { exit::CLEAN } else { exit::CANNOT_SEE }
+}
+
+fn print(py: Python<'_>, report: &Report, output: &Output) {
+    let text = if output.json {
+        report.to_json()
+    } else {
+        let terminal = std::io::stdout().is_terminal();
+        let color = match output.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        let width = if terminal { terminal_width(py) } else { 100 };
+        report.text(Style { color, width })
+    };
+    // A closed pipe (`| head`) is no mistake of ours.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn terminal_width(py: Python<'_>) -> usize {
+    let size = py.import("shutil").and_then(|shutil| shutil.call_method0("get_terminal_size"));
+    let columns = size.and_then(|size| size.get_item(0)?.extract::<usize>());
+    columns.unwrap_or(100).max(40)
+}
+
+/// After two seconds, twice a second, on one line.
+fn progress(calls: u32, elapsed: Duration) {
+    static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let now = elapsed.as_millis() as u64 / 500;
+    if now >= 4 && LAST.swap(now, std::sync::atomic::Ordering::Relaxed) != now {
+        eprint!("\r\x1b[K{calls} calls, {:.0} s", elapsed.as_secs_f64());
+    }
+}
+
+fn clear_progress() {
+    eprint!("\r\x1b[K");
+}

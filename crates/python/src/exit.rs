@@ -1,0 +1,14 @@
+//! Exit statuses of the command line. `docs/guide.md` lists the same; change both together.
+
+/// Clean or bounded.
+pub const CLEAN: i32 = 0;
+/// A leak.
+pub const LEAK: i32 = 1;
+/// The command line, the setup or the statement is wrong: nothing was judged.
+pub const USAGE: i32 = 2;
+/// It could not be decided.
+pub const INDETERMINATE: i32 = 3;
+/// Allocations cannot be seen in this process.
+pub const CANNOT_SEE: i32 = 100;
+/// Interrupted by Ctrl-C, as shells count it.
+pub const INTERRUPTED: i32 = 130;

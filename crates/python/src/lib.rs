@@ -1,0 +1,26 @@
+//! `leaktight._core`: the engine for CPython.
+//!
+//! Thin: it calls Python callables, brings the interpreter to rest, names objects and frames, and
+//! hands reports over as JSON, which `python/leaktight` turns into typed objects. The command line
+//! lives here too.
+
+mod cli;
+mod exit;
+mod frames;
+mod holders;
+mod interpreter;
+mod judge;
+mod statement;
+mod subject;
+mod types;
+mod watchdog;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::cli::main;
+    #[pymodule_export]
+    use super::judge::{CheckError, check, render};
+}

@@ -1,0 +1,37 @@
+//! A line of Python to be judged, as `python -m timeit` takes it.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyCode, PyDict};
+
+use crate::subject::Callee;
+
+/// Compiles the statement and runs the setup, in a namespace of their own.
+pub(crate) fn prepare(py: Python<'_>, setup: &str, statement: &str) -> PyResult<Callee> {
+    let compile = py.import("builtins")?.getattr("compile")?;
+    let code = |text: &str, file: &str| -> PyResult<Bound<'_, PyCode>> {
+        Ok(compile.call1((text, file, "exec"))?.cast_into::<PyCode>()?)
+    };
+    // Both first: a mistake in the statement should show before the setup takes its time.
+    let setup = code(setup, "<setup>")?;
+    let statement = code(statement, "<statement>")?;
+    let namespace = PyDict::new(py);
+    namespace.set_item("__name__", "__main__")?;
+    namespace.set_item("__builtins__", py.import("builtins")?)?;
+    run(py, &setup, &namespace)?;
+    Ok(Callee::Code(statement.unbind(), namespace.unbind()))
+}
+
+/// The class that a name stands for in the namespace of the setup.
+pub(crate) fn exception_class(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>> {
+    let namespace = match callee {
+        Callee::Code(_, namespace) => namespace.bind(py).clone(),
+        Callee::Function(..) => PyDict::new(py),
+    };
+    let eval = py.import("builtins")?.getattr("eval")?;
+    Ok(eval.call1((name, namespace))?.unbind())
+}
+
+fn run(py: Python<'_>, code: &Bound<'_, PyCode>, namespace: &Bound<'_, PyDict>) -> PyResult<()> {
+    let exec = py.import("builtins")?.getattr("exec")?;
+    exec.call1((code, namespace)).map(drop)
+}

@@ -1,0 +1,189 @@
+//! A Python callable as a subject of the engine.
+
+use std::time::Duration;
+
+use leaktight::{Block, Frame, Planted, PythonFrame, Subject};
+use pyo3::exceptions::PyAssertionError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyCode, PyDict, PyTuple};
+
+use crate::interpreter::AtRest;
+use crate::types::KnownTypes;
+use crate::watchdog::Watchdog;
+use crate::{frames, holders, interpreter};
+
+/// What is called.
+pub(crate) enum Callee {
+    /// A callable and its arguments.
+    Function(Py<PyAny>, Py<PyTuple>),
+    /// Code that is executed in a namespace.
+    Code(Py<PyCode>, Py<PyDict>),
+}
+
+/// Calls Python on a thread that holds the GIL.
+pub(crate) struct PythonSubject<'py> {
+    py: Python<'py>,
+    name: String,
+    callee: Callee,
+    /// Each call must raise this.
+    raises: Option<Py<PyAny>>,
+    at_rest: AtRest,
+    types: KnownTypes,
+    frames_work: bool,
+    pub(crate) watchdog: Watchdog,
+    show_progress: Option<fn(u32, Duration)>,
+}
+
+impl<'py> PythonSubject<'py> {
+    pub(crate) fn new(
+        py: Python<'py>,
+        name: String,
+        callee: Callee,
+        raises: Option<Py<PyAny>>,
+        watchdog: Watchdog,
+        show_progress: Option<fn(u32, Duration)>,
+    ) -> PyResult<Self> {
+        Ok(PythonSubject {
+            py,
+            name,
+            callee,
+            raises,
+            frames_work: frames::install(py),
+            at_rest: AtRest::new(py)?,
+            types: KnownTypes::default(),
+            watchdog,
+            show_progress,
+        })
+    }
+
+    /// The result of one raw call, null with an error set.
+    fn call_raw(&self) -> *mut ffi::PyObject {
+        // SAFETY: live objects of the right types; the GIL is held.
+        unsafe {
+            match &self.callee {
+                Callee::Function(function, arguments) => {
+                    ffi::PyObject_Call(function.as_ptr(), arguments.as_ptr(), std::ptr::null_mut())
+                }
+                Callee::Code(code, namespace) => {
+                    ffi::PyEval_EvalCode(code.as_ptr(), namespace.as_ptr(), namespace.as_ptr())
+                }
+            }
+        }
+    }
+}
+
+impl Subject for PythonSubject<'_> {
+    type Error = PyErr;
+
+    fn call(&mut self) -> Result<(), PyErr> {
+        let result = self.call_raw();
+        match (&self.raises, result.is_null()) {
+            (None, false) => {
+                // SAFETY: the owned result of the call.
+                unsafe { ffi::Py_DECREF(result) };
+            }
+            // SAFETY: an error is set, and the class is alive.
+            (Some(class), true) if unsafe { ffi::PyErr_ExceptionMatches(class.as_ptr()) } != 0 => {
+                // SAFETY: the GIL is held.
+                unsafe { ffi::PyErr_Clear() };
+            }
+            (_, true) => return Err(PyErr::fetch(self.py)),
+            (Some(class), false) => {
+                // SAFETY: the owned result of the call.
+                unsafe { ffi::Py_DECREF(result) };
+                let message = format!("the call did not raise {}", class.bind(self.py).getattr("__name__")?);
+                return Err(PyAssertionError::new_err(message));
+            }
+        }
+        // Ctrl-C, where the call runs no Python code that would notice.
+        self.py.check_signals()
+    }
+
+    fn settle(&mut self) {
+        self.at_rest.settle(self.py);
+    }
+
+    fn idle(&mut self, time: Duration) {
+        self.py.detach(|| std::thread::sleep(time));
+    }
+
+    fn progress(&mut self, calls: u32, elapsed: Duration) {
+        if let Some(show) = self.show_progress {
+            show(calls, elapsed);
+        }
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn runtime(&self) -> String {
+        interpreter::name_and_version(self.py)
+    }
+
+    fn is_python(&self) -> bool {
+        true
+    }
+
+    fn plant(&mut self) -> Vec<Planted> {
+        const PYMEM_SIZE: usize = 48;
+        const TEXT: usize = 100;
+        /// `PyBytesObject` up to its text, and the final NUL (Include/cpython/bytesobject.h).
+        const BYTES_HEAD: usize = 32 + 1;
+        // SAFETY: plain allocations with the GIL held; each is given back once, with the GIL held.
+        unsafe {
+            let block = ffi::PyMem_Malloc(PYMEM_SIZE);
+            let bytes = ffi::PyBytes_FromStringAndSize(std::ptr::null(), TEXT as ffi::Py_ssize_t);
+            vec![
+                Planted {
+                    name: "a block from PyMem_Malloc",
+                    address: block as usize,
+                    size: PYMEM_SIZE,
+                    free: Box::new(move || ffi::PyMem_Free(block)),
+                },
+                Planted {
+                    name: "a Python object",
+                    address: bytes as usize,
+                    size: BYTES_HEAD + TEXT,
+                    free: Box::new(move || ffi::Py_XDECREF(bytes)),
+                },
+            ]
+        }
+    }
+
+    fn before_naming(&mut self) {
+        // Without types there are no names, and no harm.
+        self.types = KnownTypes::find(self.py).unwrap_or_default();
+    }
+
+    fn list_links(&mut self, block: &Block) -> Option<usize> {
+        self.types.object(self.py, block)?.links
+    }
+
+    fn type_name(&mut self, block: &Block) -> Option<String> {
+        let object = self.types.object(self.py, block)?;
+        self.types.name(self.py, &object)
+    }
+
+    fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
+        holders::holder(self.py, &self.types, block, address)
+    }
+
+    fn frame(&mut self, frame: &PythonFrame) -> Option<Frame> {
+        frames::name(self.py, frame)
+    }
+
+    fn blind_spots(&self) -> Vec<String> {
+        let mut spots = vec!["file descriptors, threads and leaked references (only memory is judged)".to_owned()];
+        if !self.frames_work {
+            spots.push("Python frames (this interpreter's frames have an unknown layout)".to_owned());
+        }
+        spots
+    }
+
+    fn is_runtime(&self, module: &str) -> bool {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        name.starts_with("libpython") || name.starts_with("python")
+    }
+}

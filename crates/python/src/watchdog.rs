@@ -1,0 +1,63 @@
+//! Interrupts a call that does not return.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use pyo3::exceptions::PyTimeoutError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// How long after the end of the time budget a call may go on.
+const GRACE: Duration = Duration::from_secs(1);
+/// How long after that Python code has to let itself be interrupted.
+const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// A thread that raises `TimeoutError` in the thread that made this, when the time is up and a
+/// while. Gone when dropped.
+pub(crate) struct Watchdog {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Starts the clock. `give_up` is called when the call cannot be interrupted, being stuck in native code.
+    pub(crate) fn start(budget: Duration, give_up: Option<fn(Duration)>) -> Watchdog {
+        // SAFETY: returns the number of the calling thread.
+        let target = unsafe { ffi::PyThread_get_thread_ident() };
+        let (stop, stopped) = mpsc::channel::<()>();
+        let wait = move |time| matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        let thread = std::thread::Builder::new().name("leaktight-watchdog".to_owned()).spawn(move || {
+            if !wait(budget.saturating_add(GRACE)) {
+                return;
+            }
+            // Waits for the GIL on a thread of its own, since native code may never let go of it.
+            std::thread::spawn(move || {
+                Python::attach(|py| {
+                    let class = py.get_type::<PyTimeoutError>();
+                    // SAFETY: the GIL is held; an unknown thread number is ignored.
+                    unsafe { ffi::PyThreadState_SetAsyncExc(target as std::ffi::c_long, class.as_ptr()) };
+                });
+            });
+            if let Some(give_up) = give_up
+                && wait(LAST_WAIT)
+            {
+                give_up(budget);
+            }
+        });
+        Watchdog {
+            stop: Some(stop),
+            thread: thread.ok(),
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It waits for nothing but the channel, and never for the GIL.
+            let _ = thread.join();
+        }
+    }
+}

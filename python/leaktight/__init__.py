@@ -1,0 +1,21 @@
+"""Leaktight finds native memory leaks in extension modules, and names the line.
+
+>>> import leaktight
+>>> report = leaktight.check(sorted, [3, 1, 2])
+>>> report.verdict
+'clean'
+"""
+
+from leaktight._check import check
+from leaktight._core import CheckError
+from leaktight._report import Control, Environment, Finding, Frame, Report
+
+__all__ = [
+    "CheckError",
+    "Control",
+    "Environment",
+    "Finding",
+    "Frame",
+    "Report",
+    "check",
+]

@@ -1,0 +1,116 @@
+"""``check``: the leak test of one call."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import numbers
+from typing import Any, Callable, Iterable, Optional, Type, Union
+
+from leaktight import _core
+from leaktight._report import Report
+
+#: What a check can look at.
+CHECKS = ("memory",)
+
+
+def check(
+    fun: Callable[..., Any],
+    *args: Any,
+    max_calls: Optional[int] = None,
+    time_budget: Optional[float] = None,
+    period: Optional[int] = None,
+    raises: Optional[Type[BaseException]] = None,
+    checks: Optional[Iterable[str]] = None,
+) -> Report:
+    """Call ``fun(*args)`` again and again and say whether it leaks.
+
+    Every block that a call allocates is followed, so the report counts exactly, and names the line
+    that allocated what stays behind. Nothing is raised about leaks: look at ``report.verdict``.
+
+    :param fun: what to call. The result is dropped. A coroutine function is awaited, once a call, on
+        an event loop of its own. For keyword arguments use :func:`functools.partial`.
+    :param max_calls: make no more calls than this. Default: 128 times the period, 65,536.
+    :param time_budget: seconds after which no call is started; what was seen by then is judged, and
+        the report says how deep it went. Default: 20.
+    :param period: a leak that happens once in so many calls must not be called clean. Default: 512.
+    :param raises: each call must raise this; for leaks on error paths.
+    :param checks: what to look at, of ``leaktight.CHECKS``. Default: everything.
+    :raises TypeError, ValueError: when an argument is wrong; nothing was called then.
+    :raises CheckError: when nothing can be judged here: a check runs on another thread or around
+        this one, or allocations cannot be seen in this process.
+    :raises TimeoutError: when a call had not returned some time after the end of the budget.
+
+    What ``fun`` raises itself comes out as it is. One check runs at a time; blocks of all threads
+    that keep step with the calls are counted.
+    """
+    if not callable(fun):
+        raise TypeError(f"fun must be callable, not {_kind(fun)}")
+    _whole("max_calls", max_calls)
+    _whole("period", period)
+    if time_budget is not None:
+        if isinstance(time_budget, bool) or not isinstance(time_budget, numbers.Real):
+            raise TypeError(f"time_budget must be a number of seconds, not {_kind(time_budget)}")
+        if not 0 < time_budget < 1e9:
+            raise ValueError(f"time_budget must be more than 0 seconds, not {time_budget!r}")
+    if raises is not None and not (isinstance(raises, type) and issubclass(raises, BaseException)):
+        raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
+    _known(checks)
+
+    name = _call_text(fun, args)
+    options = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
+    if not inspect.iscoroutinefunction(fun):
+        return Report.from_json(_core.check(name, fun, args, **options))
+    loop = asyncio.new_event_loop()
+    try:
+        await_it = _Await(loop, fun)
+        return Report.from_json(_core.check(name, await_it, args, **options))
+    finally:
+        loop.close()
+
+
+class _Await:
+    """Makes a plain callable of a coroutine function."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fun: Callable[..., Any]) -> None:
+        self.loop = loop
+        self.fun = fun
+
+    def __call__(self, *args: Any) -> None:
+        self.loop.run_until_complete(self.fun(*args))
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r}"
+
+
+def _whole(name: str, value: Optional[int]) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {_kind(value)}")
+    if not 1 <= value < 2**31:
+        raise ValueError(f"{name} must be at least 1 and below 2**31, not {value!r}")
+
+
+def _known(checks: Union[Iterable[str], None]) -> None:
+    if checks is None:
+        return
+    if isinstance(checks, str):
+        raise TypeError(f"checks must be a collection of names, such as {set(CHECKS)!r}, not a string")
+    chosen = list(checks)
+    unknown = [name for name in chosen if name not in CHECKS]
+    if unknown or not chosen:
+        what = f"unknown: {unknown!r}" if unknown else "nothing chosen"
+        raise ValueError(f"checks must name some of {', '.join(CHECKS)}; {what}")
+
+
+def _call_text(fun: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """``module.name(…)``, without running a foreign ``__repr__``."""
+    module = getattr(fun, "__module__", None)
+    name = getattr(fun, "__qualname__", None) or type(fun).__qualname__
+    prefix = f"{module}." if isinstance(module, str) and module not in ("builtins", "__main__") else ""
+    plain = (int, float, bool, str, bytes, type(None))
+    texts = [repr(arg) if type(arg) in plain else f"<{type(arg).__name__}>" for arg in args]
+    inside = ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts)
+    return f"{prefix}{name}({inside})"

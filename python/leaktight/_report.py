@@ -1,0 +1,106 @@
+"""The report as typed objects. ``docs/report.md`` describes each field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from leaktight import _core
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of a call stack."""
+
+    function: Optional[str] = None
+    file: Optional[str] = None
+    line: Optional[int] = None
+    module: Optional[str] = None
+    offset: Optional[int] = None
+    source: Optional[str] = None
+    python: bool = False
+    inlined: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One place in the program that leaves something behind."""
+
+    kind: str
+    certainty: str
+    severity: str
+    blocks_per_call: float
+    bytes_per_call: float
+    allocator: str
+    message: str
+    stack: list[Frame]
+    block_size: Optional[int] = None
+    every: Optional[int] = None
+    via: Optional[str] = None
+    type_name: Optional[str] = None
+    holder: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Control:
+    """The leaks that were planted to prove that the instrument sees, and how many it caught."""
+
+    planted: int
+    caught: int
+    missed: list[str]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the check ran."""
+
+    runtime: str
+    libc: str
+    platform: str
+    leaktight: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one check found out. ``str(report)`` is the text for people."""
+
+    subject: str
+    verdict: str
+    reason: str
+    findings: list[Finding]
+    calls: int
+    period: int
+    seconds: float
+    control: Control
+    blind_spots: list[str]
+    remarks: list[str]
+    environment: Environment
+    _json: str = field(repr=False, compare=False, default="")
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        """Read a report that :meth:`to_json` wrote.
+
+        :raises ValueError: when the text is none, or of a schema that this version does not know.
+        """
+        _core.render(text)
+        data: dict[str, Any] = json.loads(text)
+        data.pop("schema")
+        findings = [Finding(**{**finding, "stack": [Frame(**frame) for frame in finding["stack"]]}) for finding in data.pop("findings")]
+        return cls(
+            **{
+                **data,
+                "findings": findings,
+                "control": Control(**data["control"]),
+                "environment": Environment(**data["environment"]),
+                "_json": text,
+            }
+        )
+
+    def to_json(self) -> str:
+        """The report as JSON, schema ``leaktight.report/1``."""
+        return self._json
+
+    def __str__(self) -> str:
+        return _core.render(self._json)
