@@ -1,0 +1,143 @@
+"""What the tests share: the interpreters of this machine, the built zoo, and running a check."""
+
+from __future__ import annotations
+
+import functools
+import glob
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+ZOO = ROOT / "tests" / "zoo"
+BUILD = ROOT / "build"
+sys.path.insert(0, str(ZOO))
+
+import build as zoo_build  # noqa: E402
+from manifest import CASES, Case  # noqa: E402,F401
+
+SUPPORTED = [(3, minor) for minor in range(9, 14)]
+
+
+@dataclass(frozen=True)
+class Python:
+    """An interpreter that the wheel is tried on."""
+
+    path: str
+    version: tuple[int, int]
+
+    def __str__(self) -> str:
+        where = "system-" if self.path.startswith("/usr/bin/") else ""
+        return f"{where}{self.version[0]}.{self.version[1]}"
+
+
+@functools.lru_cache(maxsize=None)
+def pythons() -> list[Python]:
+    """The running interpreter first, then one of each supported version, then a distribution's own."""
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = [Python(sys.executable, sys.version_info[:2])]
+    candidates = sorted(glob.glob(str(home / "versions" / "3.*" / "bin" / "python3")))
+    candidates += [f"/usr/bin/python3.{minor}" for _, minor in SUPPORTED]
+    for path in candidates:
+        version = _version(path)
+        system = path.startswith("/usr/bin/")
+        known = [python.version for python in found if python.path.startswith("/usr/bin/") == system]
+        if version in SUPPORTED and version not in known:
+            found.append(Python(path, version))
+    return found
+
+
+def _version(path: str) -> Optional[tuple[int, int]]:
+    if not os.access(path, os.X_OK):
+        return None
+    ask = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
+    answer = subprocess.run([path, "-c", ask], capture_output=True, text=True, check=False).stdout.split()
+    return (int(answer[1]), int(answer[2])) if answer[:1] == ["cpython"] else None
+
+
+@functools.lru_cache(maxsize=None)
+def zoo_paths() -> dict[tuple[int, int], list[str]]:
+    """Folders with the zoo's modules for each version. A version without headers uses another's build."""
+    with_headers = [python.path for python in pythons() if not python.path.startswith("/usr/bin/")]
+    built = zoo_build.build(BUILD / "zoo", with_headers)
+    return {tuple(int(part) for part in version.split(".")): [str(path) for path in paths] for version, paths in built.items()}
+
+
+def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs an interpreter with the package under test, and more folders, on its path."""
+    package = os.environ.get("LEAKTIGHT_SITE", str(ROOT / "python"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *paths]), "NO_COLOR": "1", **more.pop("env", {})}
+    command = [python.path, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False, **more)
+
+
+def leaktight(python: Python, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Runs the command line, with the zoo at hand."""
+    return run(python, ["-m", "leaktight", *arguments], paths=zoo_paths()[python.version], **more)
+
+
+def check(python: Python, case: Case, *arguments: str) -> dict[str, Any]:
+    """Judges a case of the zoo; the report as a dictionary."""
+    done = leaktight(python, "check", "--json", "-s", case.setup, *arguments, case.statement)
+    if done.returncode not in (0, 1, 3):
+        raise AssertionError(f"{case.name}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def complaint(python: Python, case: Case, report: dict[str, Any]) -> str:
+    """What is wrong with a report on a case; empty when nothing is."""
+    control = report["control"]
+    if control["caught"] != control["planted"] or control["planted"] < 3:
+        return f"control: {control}"
+    verdict = report["verdict"]
+    if case.verdict != "leak":
+        return "" if verdict in ("clean", "bounded") else f"{verdict}: {report['reason']}"
+    if verdict != "leak":
+        return f"{verdict}: {report['reason']}"
+    named = [finding for finding in report["findings"] if _names(finding, case)]
+    if not named:
+        tops = [frame_text(finding["stack"][:1]) for finding in report["findings"]]
+        return f"not named: {tops}"
+    finding = named[0]
+    extra = [frame_text(other["stack"][:1]) for other in report["findings"] if other is not finding]
+    if extra and case.name not in MORE_THAN_ONE:
+        return f"more than one finding: {extra}"
+    for what, expected in (("blocks", case.blocks(python.version)), ("bytes", case.bytes(python.version))):
+        if expected is not None and not _equal(finding[f"{what}_per_call"], expected, case):
+            return f"{what} per call: {finding[f'{what}_per_call']}, not {float(expected)}"
+    if case.certainty and finding["certainty"] != case.certainty:
+        return f"certainty: {finding['certainty']}, not {case.certainty}"
+    if finding.get("type_name") not in (case.type_name, None if case.type_name is None else case.type_name):
+        return f"type: {finding.get('type_name')}, not {case.type_name}"
+    return ""
+
+
+#: The array that holds the registry's blocks grows too, and is named on its own.
+MORE_THAN_ONE = {"leak_registry"}
+#: Leaks at random: an average over the calls that were made.
+ABOUT = {"leak_random_1_in_50"}
+
+
+def _equal(found: float, expected: Fraction, case: Case) -> bool:
+    tolerance = 0.5 if case.name in ABOUT else 1e-12
+    return abs(found - expected) <= tolerance * expected
+
+
+def _names(finding: dict[str, Any], case: Case) -> bool:
+    if case.function is None:
+        return True
+    if not finding["stack"]:
+        return False
+    frame = finding["stack"][0]
+    in_place = (frame.get("file") or "").endswith(case.file) and frame.get("line") == case.line()
+    return in_place and case.function.rsplit("::", 1)[-1].split("<")[0] in (frame.get("function") or "")
+
+
+def frame_text(frames: list[dict[str, Any]]) -> str:
+    """The first of some frames, in short."""
+    return "-" if not frames else f"{frames[0].get('function')} {frames[0].get('file')}:{frames[0].get('line')}"
