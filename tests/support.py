@@ -134,8 +134,11 @@ def _names(finding: dict[str, Any], case: Case) -> bool:
     if not finding["stack"]:
         return False
     frame = finding["stack"][0]
-    in_place = (frame.get("file") or "").endswith(case.file) and frame.get("line") == case.line()
-    return in_place and case.function.rsplit("::", 1)[-1].split("<")[0] in (frame.get("function") or "")
+    in_place = Path(frame.get("file") or "").name == Path(case.file).name and frame.get("line") == case.line()
+    # A lambda is named after its function by the frame around it.
+    names = [frame.get("function") or "" for frame in finding["stack"][:2]]
+    wanted = case.function.rsplit("::", 1)[-1].split("<")[0]
+    return in_place and any(wanted in name for name in names)
 
 
 def frame_text(frames: list[dict[str, Any]]) -> str:

@@ -15,6 +15,7 @@ mod native;
 mod pymem;
 mod slots;
 mod state;
+mod thread;
 mod threads;
 
 pub use elf::{LoadedObject, loaded_objects, objects_generation};

@@ -1,6 +1,5 @@
 //! Whether we are watching, whom, and where the hooks write to.
 
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +9,7 @@ use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, T
 use crate::elf::objects_generation;
 use crate::slots::{self, PatchCount};
 use crate::pymem;
+use crate::thread::{Thread, thread};
 
 /// Whose allocations are noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,20 +76,6 @@ static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount {
 static BEFORE_UNLOADING: AtomicUsize = AtomicUsize::new(0);
 static FORKED: AtomicBool = AtomicBool::new(false);
 
-/// What the hooks remember of a thread.
-struct Thread {
-    /// Bit 0: inside a hook. The rest counts nested `unwatched` in steps of 2.
-    guard: Cell<u32>,
-    /// The session that the thread belongs to; it is own in that one only.
-    session: Cell<u32>,
-}
-
-thread_local! {
-    static THREAD: Thread = const {
-        Thread { guard: Cell::new(0), session: Cell::new(0) }
-    };
-}
-
 const IN_HOOK: u32 = 1;
 const UNWATCHED: u32 = 2;
 
@@ -112,7 +98,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     LIVE.open(session);
     MAPPED.lock().open(session);
     CALL.store(0, Ordering::Relaxed);
-    belong_to(session);
+    belong_to(session, 0);
     let generation = objects_generation();
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
     let count = slots::patch_all(options.python);
@@ -187,10 +173,11 @@ fn set_guard(change: impl FnOnce(u32) -> u32) -> impl Drop {
     struct Back(u32);
     impl Drop for Back {
         fn drop(&mut self) {
-            THREAD.with(|thread| thread.guard.set(self.0));
+            thread().guard.set(self.0);
         }
     }
-    THREAD.with(|thread| Back(thread.guard.replace(change(thread.guard.get()))))
+    let guard = &thread().guard;
+    Back(guard.replace(change(guard.get())))
 }
 
 /// Sets the function that captures the calling thread's stack and returns its number. It is given an
@@ -256,15 +243,26 @@ pub(crate) fn note_unloading() {
     }
 }
 
-/// The running session if this thread belongs to it, else 0.
-pub(crate) fn own_session() -> u32 {
+/// The running session if this thread belongs to it, else 0, and the call that it works for.
+pub(crate) fn own_session() -> (u32, u32) {
     let session = (STATE.load(Ordering::Relaxed) >> 32) as u32;
-    let mine = THREAD.with(|thread| thread.session.get());
-    if session == mine { session } else { 0 }
+    let thread = thread();
+    if session == thread.session.get() { (session, birth(thread)) } else { (0, 0) }
 }
 
-pub(crate) fn belong_to(session: u32) {
-    THREAD.with(|thread| thread.session.set(session));
+/// Makes the calling thread one of the session's, started by this call (0: it is the first).
+pub(crate) fn belong_to(session: u32, call: u32) {
+    thread().session.set(session);
+    thread().started_in.set(call);
+}
+
+/// The call that a thread works for: the one that started it, though others may have begun since. A
+/// thread that lives for long is a worker, and works for the call that runs.
+#[inline(always)]
+fn birth(thread: &Thread) -> u32 {
+    const LONG: u32 = 512;
+    let (now, started) = (CALL.load(Ordering::Relaxed), thread.started_in.get());
+    if started != 0 && now.wrapping_sub(started) <= LONG { started } else { now }
 }
 
 fn handle_forks() {
@@ -298,6 +296,7 @@ pub(crate) struct Watch {
     state: u64,
     guard_before: u32,
     own: bool,
+    birth: u32,
     /// The guard is this thread's.
     _not_send: PhantomData<*const ()>,
 }
@@ -322,18 +321,19 @@ impl Watch {
         if state == 0 {
             return None;
         }
-        THREAD.with(|thread| {
-            let guard = thread.guard.get();
-            if guard & !allowed != 0 {
-                return None;
-            }
-            thread.guard.set(guard | IN_HOOK);
-            Some(Watch {
-                state,
-                guard_before: guard,
-                own: thread.session.get() == (state >> 32) as u32,
-                _not_send: PhantomData,
-            })
+        let thread = thread();
+        let guard = thread.guard.get();
+        if guard & !allowed != 0 {
+            return None;
+        }
+        thread.guard.set(guard | IN_HOOK);
+        let own = thread.session.get() == (state >> 32) as u32;
+        Some(Watch {
+            state,
+            guard_before: guard,
+            own,
+            birth: if own { birth(thread) } else { CALL.load(Ordering::Relaxed) },
+            _not_send: PhantomData,
         })
     }
 
@@ -397,7 +397,7 @@ impl Watch {
         Some(Block {
             address,
             size,
-            birth: CALL.load(Ordering::Relaxed),
+            birth: self.birth,
             stack,
             family,
             foreign: !self.own,
@@ -413,7 +413,7 @@ impl Watch {
 impl Drop for Watch {
     #[inline(always)]
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.guard.set(self.guard_before));
+        thread().guard.set(self.guard_before);
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
 #[derive(Clone, Copy)]
 struct Errand {
     session: u32,
+    call: u32,
     start: Option<Start>,
     argument: Pointer,
 }
@@ -42,6 +43,7 @@ unsafe impl Send for Errand {}
 
 const NO_ERRAND: Errand = Errand {
     session: 0,
+    call: 0,
     start: None,
     argument: std::ptr::null_mut(),
 };
@@ -50,9 +52,10 @@ const NO_ERRAND: Errand = Errand {
 static ERRANDS: SpinLock<[Errand; 256]> = SpinLock::new([NO_ERRAND; 256]);
 
 unsafe extern "C" fn pthread_create(id: Pointer, attributes: Pointer, start: Start, argument: Pointer) -> c_int {
-    let session = state::own_session();
+    let (session, call) = state::own_session();
     let errand = Errand {
         session,
+        call,
         start: Some(start),
         argument,
     };
@@ -73,7 +76,7 @@ unsafe extern "C" fn pthread_create(id: Pointer, attributes: Pointer, start: Sta
 /// `pthread_exit` and cancellation may unwind through it.
 unsafe extern "C-unwind" fn run(place: Pointer) -> Pointer {
     let errand = take(place as usize);
-    state::belong_to(errand.session);
+    state::belong_to(errand.session, errand.call);
     match errand.start {
         // SAFETY: what the caller of pthread_create asked to be run, with its argument.
         Some(start) => unsafe { start(errand.argument) },

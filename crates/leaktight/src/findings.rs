@@ -1,6 +1,6 @@
 //! From what the judge found to the report.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use leaktight_hooks::loaded_objects;
@@ -67,12 +67,17 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
 
 fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
+    let mut dragged_along = Vec::new();
     if seen.outcome.findings.is_empty() {
         return groups;
     }
     let mut origins = Origins::new();
     for found in &seen.outcome.findings {
         let blocks = seen.survey.blocks_of(found.site);
+        if let Some(head) = lost_by(found, &blocks, seen) {
+            dragged_along.push((head, *found, blocks));
+            continue;
+        }
         let stack = blocks.first().and_then(|block| stacks::stack(block.stack)).unwrap_or_default();
         let mut origin = origins.of(&stack, subject);
         if sites.place(found.site).foreign && origin.frames.is_empty() {
@@ -86,7 +91,25 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
             }),
         }
     }
+    for (head, found, blocks) in dragged_along {
+        let group = groups.iter_mut().find(|group| group.members.iter().any(|(other, _)| other.site == head));
+        if let Some(group) = group {
+            group.members.push((found, blocks));
+        }
+    }
     groups
+}
+
+/// The site whose lost blocks were the last to hold the blocks of this one, if that is another.
+fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> {
+    let reach = seen.reach.as_ref().filter(|_| found.certainty == verdict::Certainty::Lost)?;
+    let mut heads: HashMap<usize, usize> = HashMap::new();
+    for block in blocks.iter().filter(|block| reach.is_lost(block.address)) {
+        *heads.entry(seen.survey.site_of(reach.head_of(block.address))?).or_default() += 1;
+    }
+    let (head, _) = heads.into_iter().max_by_key(|(_, count)| *count)?;
+    let is_finding = seen.outcome.findings.iter().any(|other| other.site == head);
+    (head != found.site && is_finding).then_some(head)
 }
 
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
@@ -95,7 +118,7 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
     let lost = group.members.iter().any(|(found, _)| found.certainty == verdict::Certainty::Lost);
     let every = group.members[0].0.rate.every;
     let size = blocks.first().map(|block| block.size as u64);
-    let family = main_family(&blocks);
+    let family = main_family(&group.members[0].1);
     let mut finding = Finding {
         kind: Kind::Memory,
         certainty: if lost { Certainty::Lost } else { Certainty::Growing },
@@ -120,14 +143,13 @@ fn main_family(blocks: &[Block]) -> Option<Family> {
     blocks.iter().map(|block| block.family).max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
 }
 
-/// The type of the objects that were leaked themselves, rather than dragged along: those that no
-/// word points to. Where that does not tell, the type that all typed blocks share.
+/// The type of the objects that were leaked themselves, rather than dragged along. Where that does not tell, the type that all typed blocks share.
 fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
     const ENOUGH: usize = 200;
     let (mut heads, mut all) = (HashSet::new(), HashSet::new());
     for block in blocks.iter().take(ENOUGH) {
         if let Some(name) = subject.type_name(block) {
-            if reach.is_some_and(|reach| reach.is_unreferred(block.address)) {
+            if reach.is_some_and(|reach| reach.head_of(block.address) == block.address) {
                 heads.insert(name.clone());
             }
             all.insert(name);

@@ -45,7 +45,10 @@ impl Origins {
             match self.role(location, subject) {
                 Role::Shown => {
                     let frame = self.frame(location);
-                    origin.frames.push(frame);
+                    // Cython's wrapper of a function has the function's name.
+                    if origin.frames.last().is_none_or(|last| last.function != frame.function || last.line == frame.line) {
+                        origin.frames.push(frame);
+                    }
                 }
                 Role::Library if origin.frames.is_empty() => {
                     if let Some(name) = location.function.as_deref().filter(|name| is_telling(name)) {
@@ -74,7 +77,8 @@ impl Origins {
             return Role::Tracker;
         }
         let file = location.file.as_deref().unwrap_or("");
-        if is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_standard_name(function, file) {
+        let library = is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_glue(function, file);
+        if library || is_standard_name(function, file) {
             Role::Library
         } else {
             Role::Shown
@@ -84,7 +88,7 @@ impl Origins {
     fn frame(&mut self, location: &Location) -> Frame {
         let source = location.file.as_deref().zip(location.line).and_then(|(file, line)| self.source(file, line));
         Frame {
-            function: location.function.clone(),
+            function: location.function.as_deref().map(readable),
             file: location.file.as_deref().map(|file| self.shorten(file)),
             line: location.line,
             module: location.module.clone(),
@@ -140,6 +144,15 @@ fn is_standard_source(file: &str) -> bool {
         || file.contains("/include/bits/")
 }
 
+/// What binding generators put between C and Python: PyO3, pybind11, nanobind, Cython's helpers.
+fn is_glue(function: &str, file: &str) -> bool {
+    let name = function.trim_start_matches(['<', '&']);
+    file.contains("/pyo3-")
+        || file.contains("/pybind11/")
+        || file.contains("/nanobind/")
+        || ["pyo3::", "pyo3_ffi::", "pybind11::", "nanobind::", "__Pyx_", "__pyx_tp_"].iter().any(|glue| name.starts_with(glue))
+}
+
 /// The same without debug information: by namespace.
 fn is_standard_name(function: &str, file: &str) -> bool {
     let name = function.trim_start_matches(['<', '&']);
@@ -160,4 +173,50 @@ fn without_version(function: &str) -> &str {
     let name = function.split('@').next().unwrap_or(function);
     let bare = name.trim_start_matches("__GI_").trim_start_matches("__libc_");
     if bare.starts_with("__") && !bare.contains("::") { &bare[2..] } else { bare }
+}
+
+/// Cython's names as they stand in the source: `__pyx_pf_3zoo_5Table_2grow` is `zoo.Table.grow`. Parts
+/// are prefixed by their length; the last may carry a counter. Other names stay as they are.
+fn readable(function: &str) -> String {
+    let prefixes = ["__pyx_pf_", "__pyx_pw_", "__pyx_f_"];
+    let Some(mut rest) = prefixes.iter().find_map(|prefix| function.strip_prefix(prefix)) else {
+        return function.to_owned();
+    };
+    let mut parts = Vec::new();
+    loop {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let length: usize = rest[..digits].parse().unwrap_or(0);
+        match rest[digits..].split_at_checked(length) {
+            Some((part, behind)) if length > 0 && behind.starts_with('_') => {
+                parts.push(part);
+                rest = &behind[1..];
+            }
+            _ if parts.is_empty() => return function.to_owned(),
+            _ => {
+                parts.push(&rest[digits..]);
+                return parts.join(".");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cython_names_are_read_back_and_others_left_alone() {
+        for (linked, source) in [
+            ("__pyx_pf_6zoo_cy_leak_malloc", "zoo_cy.leak_malloc"),
+            ("__pyx_pf_6zoo_cy_2leak_incref", "zoo_cy.leak_incref"),
+            ("__pyx_pw_6zoo_cy_5Table_1__cinit__", "zoo_cy.Table.__cinit__"),
+            ("__pyx_pf_6zoo_cy_5Table___cinit__", "zoo_cy.Table.__cinit__"),
+            ("__pyx_f_6zoo_cy_copy_row", "zoo_cy.copy_row"),
+            ("__pyx_pf_", "__pyx_pf_"),
+            ("__pyx_pf_99999999999999999999_x", "__pyx_pf_99999999999999999999_x"),
+            ("copy_field", "copy_field"),
+        ] {
+            assert_eq!(readable(linked), source);
+        }
+    }
 }

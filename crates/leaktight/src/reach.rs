@@ -52,8 +52,8 @@ struct Node {
     /// Where a word points to this block from outside of all tracked blocks or from a reached one;
     /// 0 = nowhere.
     held_at: usize,
-    /// Some word anywhere points to it, be it in a lost block.
-    referred: bool,
+    /// A block that points to this one, be it lost or not, as its index plus 1; 0 = none does.
+    owner: u32,
     /// Where the block has links of a list of all objects, 0 = nowhere, and the two words that link to it.
     links: usize,
     linked_from: (usize, usize),
@@ -63,6 +63,8 @@ struct Node {
     /// Content is read through the mappings, as part of the roots.
     is_mapping: bool,
 }
+
+const LONGEST_CHAIN: usize = 10_000;
 
 impl Reach {
     /// Marks all live blocks. Other threads should be at rest; what they move meanwhile may be missed.
@@ -79,7 +81,7 @@ impl Reach {
                 address: block.address,
                 end: block.address + block.size.max(1),
                 held_at: 0,
-                referred: false,
+                owner: 0,
                 links,
                 linked_from: linked_from(&memory, links),
                 end_counts: !matches!(block.family, Family::PyMem | Family::PyObject),
@@ -102,15 +104,22 @@ impl Reach {
         self.node(address).is_some_and(|node| node.held_at == 0)
     }
 
-    /// Whether no word anywhere points to the block: it is the head of what was lost.
-    pub(crate) fn is_unreferred(&self, address: usize) -> bool {
-        self.node(address).is_some_and(|node| !node.referred)
+    /// The head of the chain of lost blocks by which this one was lost: the block itself, when no
+    /// other points to it.
+    pub(crate) fn head_of(&self, address: usize) -> usize {
+        let mut at = address;
+        for _ in 0..LONGEST_CHAIN {
+            match self.node(at).and_then(|node| node.owner.checked_sub(1)) {
+                Some(owner) if self.nodes[owner as usize].address != address => at = self.nodes[owner as usize].address,
+                _ => break,
+            }
+        }
+        at
     }
 
     /// The address of a word outside of all tracked blocks that holds the block, directly or through
     /// a chain of blocks.
     pub(crate) fn root_of(&self, address: usize) -> Option<usize> {
-        const LONGEST_CHAIN: usize = 10_000;
         let mut at = self.node(address)?.held_at;
         for _ in 0..LONGEST_CHAIN {
             match find(&self.nodes, at) {
@@ -201,7 +210,7 @@ impl Marker {
                 };
                 let until = until.next_multiple_of(8).min(len);
                 if !inside {
-                    self.scan_words(&buffer[word..until], at + word, true)?;
+                    self.scan_words(&buffer[word..until], at + word, None, true)?;
                 }
                 word = until.max(word + 8);
             }
@@ -216,19 +225,26 @@ impl Marker {
         let mut done = 0;
         while done < self.reached.len() {
             let node = self.nodes[self.reached[done] as usize];
-            self.scan_block(memory, &mut buffer, node, true)?;
+            self.scan_block(memory, &mut buffer, self.reached[done] as usize, node, true)?;
             done += 1;
         }
         for at in 0..self.nodes.len() {
             if self.nodes[at].held_at == 0 {
                 let node = self.nodes[at];
-                self.scan_block(memory, &mut buffer, node, false)?;
+                self.scan_block(memory, &mut buffer, at, node, false)?;
             }
         }
         Ok(())
     }
 
-    fn scan_block(&mut self, memory: &OwnMemory, buffer: &mut [u8], node: Node, holds: bool) -> Result<(), Error> {
+    fn scan_block(
+        &mut self,
+        memory: &OwnMemory,
+        buffer: &mut [u8],
+        index: usize,
+        node: Node,
+        holds: bool,
+    ) -> Result<(), Error> {
         if node.is_mapping {
             return Ok(());
         }
@@ -236,24 +252,24 @@ impl Marker {
         while at + 8 <= node.end {
             let len = (node.end - at).min(CHUNK) & !7;
             memory.read(at, &mut buffer[..len]);
-            self.scan_words(&buffer[..len], at, holds)?;
+            self.scan_words(&buffer[..len], at, Some(index), holds)?;
             at += len;
         }
         Ok(())
     }
 
     #[inline]
-    fn scan_words(&mut self, bytes: &[u8], address: usize, holds: bool) -> Result<(), Error> {
+    fn scan_words(&mut self, bytes: &[u8], address: usize, owner: Option<usize>, holds: bool) -> Result<(), Error> {
         for (index, word) in bytes.chunks_exact(8).enumerate() {
             let value = usize::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
             if self.filter.may_hit(value) {
-                self.mark(value, address + index * 8, holds)?;
+                self.mark(value, address + index * 8, owner, holds)?;
             }
         }
         Ok(())
     }
 
-    fn mark(&mut self, value: usize, from: usize, holds: bool) -> Result<(), Error> {
+    fn mark(&mut self, value: usize, from: usize, owner: Option<usize>, holds: bool) -> Result<(), Error> {
         let Some(at) = find(&self.nodes, value) else {
             return Ok(());
         };
@@ -263,7 +279,11 @@ impl Marker {
         if from_itself || list_link {
             return Ok(());
         }
-        node.referred = true;
+        if let Some(owner) = owner
+            && node.owner == 0
+        {
+            node.owner = owner as u32 + 1;
+        }
         if holds && node.held_at == 0 {
             node.held_at = from;
             self.reached.push(at as u32)?;

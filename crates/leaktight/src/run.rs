@@ -89,8 +89,14 @@ impl<S: Subject> Run<'_, S> {
             }
             match self.judge.look(self.calls, &survey.sites) {
                 Next::Done(outcome) => return Ok((outcome, None, survey, reach)),
-                Next::Continue { tell_sites: true } => self.session.tell_stacks(),
-                Next::Continue { tell_sites: false } => {}
+                Next::Continue { tell_sites } => {
+                    if tell_sites {
+                        self.session.tell_stacks();
+                    }
+                    // Looking may have put objects of our own on the runtime's free lists, and what is
+                    // taken from there is not seen.
+                    self.settle();
+                }
             }
         }
     }
@@ -146,34 +152,41 @@ impl<S: Subject> Run<'_, S> {
         }
     }
 
-    /// Threads that were there before may do work for the calls, or go their own way. Those that
-    /// leave as much behind while nothing is called do not keep step with the calls, and are left out.
+    /// Threads that were there before may do work for the calls, or go their own way. Only places where
+    /// they leave more behind while calls are made than while nothing is called are judged.
     fn leave_out_other_threads(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
         const ROUNDS: u32 = 4;
-        const CALLS: u32 = 16;
+        const LEAST_CALLS: u32 = 16;
+        /// One more or less could be chance.
+        const LEAST_BLOCKS: u64 = 3;
         let suspects = self.suspects();
+        self.sites.leave_out(&suspects);
         if suspects.is_empty() || spent.is_some() {
             return Ok(());
         }
         let first_busy = self.calls + 1;
+        let calls = (self.calls / 8).max(LEAST_CALLS);
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            self.call_until(self.calls + CALLS)?;
+            self.call_until(self.calls + calls)?;
             let busy = started.elapsed().clamp(Duration::from_millis(2), Duration::from_millis(100));
             hooks::enter_call(IDLE);
             self.subject.idle(busy);
         }
         self.settle();
+        self.sites.leave_out(&[]);
         let survey = self.sites.survey(None);
-        for (site, idle) in survey.sites.iter().zip(&survey.idle) {
-            let busy: u64 = site.births.iter().filter(|(birth, _)| *birth >= first_busy).map(|(_, sum)| sum.blocks).sum();
-            if suspects.contains(&site.id) && *idle > 0 && idle * 3 >= busy {
-                self.sites.ignore(site.id);
-                let remark = "another thread allocates on its own while nothing is called; its blocks are left out";
-                if !self.remarks.iter().any(|known| known == remark) {
-                    self.remarks.push(remark.to_owned());
-                }
-            }
+        let keeps_step = |at: usize| {
+            let births = survey.sites[at].births.iter();
+            let busy: u64 = births.filter(|(birth, _)| *birth >= first_busy).map(|(_, sum)| sum.blocks).sum();
+            busy >= LEAST_BLOCKS && survey.idle[at] * 3 < busy
+        };
+        let others = (0..survey.sites.len()).filter(|at| self.sites.place(survey.sites[*at].id).foreign);
+        let alone: Vec<usize> = others.filter(|at| !keeps_step(*at)).map(|at| survey.sites[at].id).collect();
+        self.sites.leave_out(&alone);
+        let remark = "another thread allocates without keeping step with the calls; its blocks are left out";
+        if !alone.is_empty() && !self.remarks.iter().any(|known| known == remark) {
+            self.remarks.push(remark.to_owned());
         }
         Ok(())
     }
@@ -181,6 +194,7 @@ impl<S: Subject> Run<'_, S> {
     /// Sites of other threads with survivors that are not new.
     fn suspects(&mut self) -> Vec<usize> {
         let old = self.calls - self.calls / 8;
+        self.sites.leave_out(&[]);
         let survey = self.sites.survey(None);
         let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
         suspects.filter(|site| site.births.iter().any(|(birth, _)| birth < old)).map(|site| site.id).collect()

@@ -1,11 +1,11 @@
 //! Live blocks gathered by the place that allocated them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use leaktight_hooks as hooks;
-use leaktight_liveset::{Block, MappedVec};
+use leaktight_liveset::{Block, Family, MappedVec};
 use leaktight_stacks::{self as stacks, CapturedStack};
-use leaktight_verdict::{Births, Site};
+use leaktight_verdict::{Amount, Births, Site};
 
 use crate::reach::Reach;
 
@@ -21,8 +21,8 @@ pub(crate) struct Sites {
     places: Vec<Place>,
     /// Stack number and thread kind to place.
     by_stack: HashMap<(u32, bool), usize>,
-    /// Places of other threads that do not keep step with the calls.
-    not_ours: Vec<usize>,
+    /// Places of other threads that do not keep step with the calls, at this look.
+    left_out: Vec<usize>,
 }
 
 /// One place in the code: the native frames up to the interpreter and the Python function that was
@@ -55,6 +55,11 @@ impl Survey {
         blocks.sort_unstable_by_key(|block| block.birth);
         blocks
     }
+
+    /// The site of the block at `address`.
+    pub(crate) fn site_of(&self, address: usize) -> Option<usize> {
+        self.blocks.iter().find(|(_, block)| block.address == address).map(|(site, _)| *site)
+    }
 }
 
 impl Sites {
@@ -62,9 +67,13 @@ impl Sites {
     pub(crate) fn survey(&mut self, reach: Option<&Reach>) -> Survey {
         let mut survey = Survey::default();
         let mut index = HashMap::new();
+        let mut kinds: Vec<HashSet<(Family, usize)>> = Vec::new();
+        let mut of_kind: HashMap<(Family, usize), u64> = HashMap::new();
         for block in hooks::live_blocks().iter().copied() {
+            let kind = (block.family, block.size);
+            *of_kind.entry(kind).or_default() += 1;
             let number = self.number(&block);
-            if self.not_ours.contains(&number) {
+            if self.left_out.contains(&number) {
                 continue;
             }
             let at = *index.entry(number).or_insert_with(|| {
@@ -73,19 +82,28 @@ impl Sites {
                     told: !self.places[number].unknown,
                     births: Births::default(),
                     lost: Births::default(),
+                    peers: Amount::default(),
                 });
+                kinds.push(HashSet::new());
                 survey.idle.push(0);
                 survey.sites.len() - 1
             });
             if block.birth == IDLE {
                 survey.idle[at] += 1;
             } else if (1..=LAST_CALL).contains(&block.birth) {
+                kinds[at].insert(kind);
                 survey.sites[at].births.add(block.birth, block.size as u64);
                 // Without memory for it the finding shows fewer blocks, and no figure changes.
                 let _ = survey.blocks.push((number, block));
                 if reach.is_some_and(|reach| reach.is_lost(block.address)) {
                     survey.sites[at].lost.add(block.birth, block.size as u64);
                 }
+            }
+        }
+        for (site, kinds) in survey.sites.iter_mut().zip(kinds) {
+            for kind in kinds {
+                site.peers.blocks += of_kind[&kind];
+                site.peers.bytes += of_kind[&kind] * kind.1 as u64;
             }
         }
         survey
@@ -95,9 +113,9 @@ impl Sites {
         &self.places[number]
     }
 
-    /// Leaves a site out from now on.
-    pub(crate) fn ignore(&mut self, number: usize) {
-        self.not_ours.push(number);
+    /// Leaves these sites out of surveys, and no others.
+    pub(crate) fn leave_out(&mut self, numbers: &[usize]) {
+        self.left_out = numbers.to_vec();
     }
 
     fn number(&mut self, block: &Block) -> usize {

@@ -31,7 +31,7 @@ pub(crate) struct PythonSubject<'py> {
     at_rest: AtRest,
     types: KnownTypes,
     frames_work: bool,
-    pub(crate) watchdog: Watchdog,
+    _watchdog: Watchdog,
     show_progress: Option<fn(u32, Duration)>,
 }
 
@@ -52,7 +52,7 @@ impl<'py> PythonSubject<'py> {
             frames_work: frames::install(py),
             at_rest: AtRest::new(py)?,
             types: KnownTypes::default(),
-            watchdog,
+            _watchdog: watchdog,
             show_progress,
         })
     }

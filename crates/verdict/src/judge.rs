@@ -14,8 +14,8 @@ pub struct Judge {
     trend: Trend,
     /// Sites are told apart since this call; before it all blocks are of one site.
     sites_since: Option<u32>,
-    /// Bytes of each site at the look before the last, and at which call that was.
-    earlier: (u32, HashMap<usize, u64>),
+    /// What was alive of each site and of its peers at the look before, and at which call that was.
+    earlier: (u32, HashMap<usize, (Amount, Amount)>),
 }
 
 /// What is alive from one place in the code.
@@ -29,6 +29,8 @@ pub struct Site {
     pub births: Births,
     /// Those of them to which nothing points; empty when nobody looked.
     pub lost: Births,
+    /// All live blocks of the sizes that occur here, wherever they were allocated.
+    pub peers: Amount,
 }
 
 /// What to do after a look.
@@ -72,6 +74,17 @@ enum State {
     Open(Rate),
     Falling,
     Found(SiteFinding),
+}
+
+/// How a site has changed between two looks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// It has not grown.
+    None,
+    /// It has grown, or it is not known.
+    Some,
+    /// It has grown by at least half of what was born there since and is alive.
+    AsBorn,
 }
 
 /// The fewest calls that say anything.
@@ -134,7 +147,7 @@ impl Judge {
             None => self.go_on(calls, sites),
         };
         if calls >= self.rules.clean_at() {
-            self.earlier = (calls, sites.iter().map(|site| (site.id, site.births.total().bytes)).collect());
+            self.earlier = (calls, sites.iter().map(|site| (site.id, (site.births.total(), site.peers))).collect());
         }
         result
     }
@@ -240,12 +253,36 @@ impl Judge {
         if site.births.calls(from.max(calls / 8), compared) == 0 {
             return State::Quiet;
         }
+        let growth = self.growth(site, calls);
+        if growth == Growth::None {
+            return State::Quiet;
+        }
         match site.births.pace(calls) {
-            Pace::InStep if calls >= self.rules.confirm() && known_since <= calls / 8 => {
+            Pace::InStep if calls >= self.rules.confirm() && known_since <= calls / 8 && growth == Growth::AsBorn => {
                 State::Found(self.growing(site.id, rate))
             }
             Pace::Falling if calls >= self.rules.confirm() => State::Falling,
             _ => State::Open(rate),
+        }
+    }
+
+    /// Whether the site as a whole has grown since the look before, and with it the number of all blocks of
+    /// its sizes. Its births alone do not tell: a free list hands a block on from owner to owner and
+    /// from place to place, and the block keeps its birth.
+    fn growth(&self, site: &Site, calls: u32) -> Growth {
+        let (earlier_call, earlier) = &self.earlier;
+        let Some((before, peers)) = earlier.get(&site.id).filter(|_| *earlier_call > 0 && *earlier_call < calls) else {
+            return Growth::Some;
+        };
+        let now = site.births.total();
+        let born = site.births.between(*earlier_call + 1, calls + 1).blocks;
+        let grown = now.blocks.saturating_sub(before.blocks).min(site.peers.blocks.saturating_sub(peers.blocks));
+        if grown == 0 && now.bytes.saturating_sub(before.bytes).min(site.peers.bytes.saturating_sub(peers.bytes)) == 0 {
+            Growth::None
+        } else if grown * 2 >= born {
+            Growth::AsBorn
+        } else {
+            Growth::Some
         }
     }
 
@@ -270,8 +307,8 @@ impl Judge {
             return Vec::new();
         }
         let rise = |site: &Site| {
-            let before = earlier.get(&site.id).copied().unwrap_or(0);
-            site.births.total().bytes.saturating_sub(before)
+            let (before, _) = earlier.get(&site.id).copied().unwrap_or_default();
+            site.births.total().bytes.saturating_sub(before.bytes)
         };
         let all: u64 = sites.iter().map(rise).sum();
         let calls = f64::from(calls - earlier_call);
