@@ -39,6 +39,7 @@ class Finding:
     every: Optional[int] = None
     via: Optional[str] = None
     type_name: Optional[str] = None
+    objects_per_call: Optional[float] = None
     holder: Optional[str] = None
 
 

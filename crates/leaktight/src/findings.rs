@@ -29,6 +29,9 @@ pub(crate) struct Seen {
     pub blind_spots: Vec<String>,
 }
 
+/// So many blocks of a site tell what all are.
+const ENOUGH: usize = 200;
+
 /// Findings with the same visible frames are one: an object and the table that it allocates in the
 /// same line were leaked by one mistake.
 struct Group {
@@ -67,17 +70,15 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
 
 fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut dragged_along = Vec::new();
     if seen.outcome.findings.is_empty() {
         return groups;
     }
     let mut origins = Origins::new();
-    for found in &seen.outcome.findings {
+    let heads = heads(seen);
+    let (led, leading): (Vec<&SiteFinding>, Vec<&SiteFinding>) =
+        seen.outcome.findings.iter().partition(|found| heads[&found.site] != found.site);
+    for found in leading {
         let blocks = seen.survey.blocks_of(found.site);
-        if let Some(head) = lost_by(found, &blocks, seen) {
-            dragged_along.push((head, *found, blocks));
-            continue;
-        }
         let stack = blocks.first().and_then(|block| stacks::stack(block.stack)).unwrap_or_default();
         let mut origin = origins.of(&stack, subject);
         if sites.place(found.site).foreign && origin.frames.is_empty() {
@@ -91,13 +92,34 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
             }),
         }
     }
-    for (head, found, blocks) in dragged_along {
-        let group = groups.iter_mut().find(|group| group.members.iter().any(|(other, _)| other.site == head));
-        if let Some(group) = group {
-            group.members.push((found, blocks));
+    for found in led {
+        let head = heads[&found.site];
+        if let Some(group) = groups.iter_mut().find(|group| group.members.iter().any(|(other, _)| other.site == head)) {
+            group.members.push((*found, seen.survey.blocks_of(found.site)));
         }
     }
     groups
+}
+
+/// For each site that was lost by the loss of another's blocks, that other one. Sites that hold each
+/// other were lost together: there the one with the lowest number counts as the head.
+fn heads(seen: &Seen) -> HashMap<usize, usize> {
+    let findings = &seen.outcome.findings;
+    let direct: HashMap<usize, usize> = findings
+        .iter()
+        .filter_map(|found| Some((found.site, lost_by(found, &seen.survey.blocks_of(found.site), seen)?)))
+        .collect();
+    let head_of = |site: usize| {
+        let mut chain = vec![site];
+        while let Some(next) = direct.get(&chain[chain.len() - 1]) {
+            if let Some(start) = chain.iter().position(|known| known == next) {
+                return chain[start..].iter().copied().min().unwrap_or(site);
+            }
+            chain.push(*next);
+        }
+        chain[chain.len() - 1]
+    };
+    findings.iter().map(|found| (found.site, head_of(found.site))).collect()
 }
 
 /// The site whose lost blocks were the last to hold the blocks of this one, if that is another.
@@ -119,6 +141,7 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
     let every = group.members[0].0.rate.every;
     let size = blocks.first().map(|block| block.size as u64);
     let family = main_family(&group.members[0].1);
+    let type_name = type_of(&blocks, reach, subject);
     let mut finding = Finding {
         kind: Kind::Memory,
         certainty: if lost { Certainty::Lost } else { Certainty::Growing },
@@ -129,7 +152,8 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         every: every.filter(|_| rates().all(|rate| rate.every == every)).map(u64::from),
         allocator: family.map_or("", Family::name).to_owned(),
         via: group.origin.via.clone(),
-        type_name: type_of(&blocks, reach, subject),
+        objects_per_call: type_name.as_deref().map(|name| objects_per_call(group, name, subject)),
+        type_name,
         holder: if lost { None } else { holder(&blocks, reach, subject) },
         stack: group.origin.frames.clone(),
         message: String::new(),
@@ -145,7 +169,6 @@ fn main_family(blocks: &[Block]) -> Option<Family> {
 
 /// The type of the objects that were leaked themselves, rather than dragged along. Where that does not tell, the type that all typed blocks share.
 fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
-    const ENOUGH: usize = 200;
     let (mut heads, mut all) = (HashSet::new(), HashSet::new());
     for block in blocks.iter().take(ENOUGH) {
         if let Some(name) = subject.type_name(block) {
@@ -156,6 +179,16 @@ fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S)
         }
     }
     [heads, all].into_iter().find(|names| names.len() == 1).and_then(|names| names.into_iter().next())
+}
+
+/// How many of the blocks per call are objects of that type: those of the sites whose blocks mostly are.
+fn objects_per_call<S: Subject>(group: &Group, name: &str, subject: &mut S) -> f64 {
+    let mut is_object = |block: &Block| subject.type_name(block).as_deref() == Some(name);
+    let sites = group.members.iter().filter(|(_, blocks)| {
+        let sample: Vec<&Block> = blocks.iter().take(ENOUGH).collect();
+        sample.iter().filter(|block| is_object(block)).count() * 2 > sample.len()
+    });
+    sites.map(|(found, _)| found.rate.blocks).sum()
 }
 
 /// What holds the youngest blocks: static data of a module, or something that the runtime knows.

@@ -62,6 +62,9 @@ impl Origins {
         }
         for frame in &stack.python {
             if let Some(mut frame) = subject.frame(frame) {
+                if subject.is_tracker(frame.file.as_deref().unwrap_or("")) {
+                    break;
+                }
                 frame.source = frame.source.or_else(|| self.source(frame.file.as_deref()?, frame.line?));
                 frame.file = frame.file.map(|file| self.shorten(&file));
                 origin.frames.push(frame);

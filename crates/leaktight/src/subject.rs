@@ -66,6 +66,12 @@ pub trait Subject {
         None
     }
 
+    /// Whether a source file of the runtime's language is part of the tracker: it and what called it is
+    /// not the subject's.
+    fn is_tracker(&self, _file: &str) -> bool {
+        false
+    }
+
     /// What the runtime could not let us see, such as frames of a version that is not known.
     fn blind_spots(&self) -> Vec<String> {
         Vec::new()

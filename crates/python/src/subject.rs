@@ -31,6 +31,8 @@ pub(crate) struct PythonSubject<'py> {
     at_rest: AtRest,
     types: KnownTypes,
     frames_work: bool,
+    /// The folder of our own Python files.
+    package: Option<String>,
     _watchdog: Watchdog,
     show_progress: Option<fn(u32, Duration)>,
 }
@@ -50,6 +52,7 @@ impl<'py> PythonSubject<'py> {
             callee,
             raises,
             frames_work: frames::install(py),
+            package: package_folder(py).ok(),
             at_rest: AtRest::new(py)?,
             types: KnownTypes::default(),
             _watchdog: watchdog,
@@ -71,6 +74,11 @@ impl<'py> PythonSubject<'py> {
             }
         }
     }
+}
+
+fn package_folder(py: Python<'_>) -> PyResult<String> {
+    let file: String = py.import("leaktight")?.getattr("__file__")?.extract()?;
+    Ok(file.trim_end_matches("__init__.py").to_owned())
 }
 
 impl Subject for PythonSubject<'_> {
@@ -180,6 +188,10 @@ impl Subject for PythonSubject<'_> {
             spots.push("Python frames (this interpreter's frames have an unknown layout)".to_owned());
         }
         spots
+    }
+
+    fn is_tracker(&self, file: &str) -> bool {
+        self.package.as_deref().is_some_and(|package| file.starts_with(package))
     }
 
     fn is_runtime(&self, module: &str) -> bool {

@@ -78,6 +78,10 @@ pub struct Finding {
     /// The Python type of the leaked objects, when known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub type_name: Option<String>,
+    /// Objects of that type per call, as an average over all calls. An object may consist of several
+    /// blocks, or drag others along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects_per_call: Option<f64>,
     /// What still points to the blocks, worded so that it can follow "held by".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,

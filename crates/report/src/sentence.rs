@@ -154,11 +154,21 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
             (None, None) => blocks,
         };
     };
-    let objects = if one {
+    let count = finding.objects_per_call.map_or(toll.count, |count| {
+        count * toll.every.map_or(1.0, |calls| calls as f64)
+    });
+    let objects = if is_one(count) {
         format!("1 `{name}`")
     } else {
-        format!("{} `{name}` objects", figure(toll.count))
+        format!("{} `{name}` objects", figure(count))
     };
+    if count != toll.count {
+        let blocks = counted(toll.count, "block");
+        return match sum_known {
+            true => format!("{objects} ({blocks}, {})", counted(toll.bytes, "byte")),
+            false => format!("{objects} ({blocks})"),
+        };
+    }
     match (each, sum) {
         (Some(each), _) if one => format!("{objects} ({each})"),
         (Some(each), _) => format!("{objects} ({each} each)"),

@@ -205,6 +205,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
                 every,
                 allocator,
                 via,
+                objects_per_call: type_name.as_ref().map(|_| blocks_per_call),
                 type_name,
                 holder,
                 stack,

@@ -69,6 +69,7 @@ fn lost_objects() {
     let two = Finding {
         blocks_per_call: 0.2,
         bytes_per_call: 46.4,
+        objects_per_call: Some(0.2),
         ..lost_dict()
     };
     assert_eq!(
@@ -184,5 +185,22 @@ fn figures_that_are_none_do_not_panic() {
     assert_eq!(
         sentence(&odd),
         "on average a call loses ? blocks: nothing points to them any more"
+    );
+}
+
+#[test]
+fn an_object_of_several_blocks_counts_once() {
+    let finding = Finding {
+        blocks_per_call: 3.0,
+        bytes_per_call: 312.0,
+        block_size: None,
+        every: Some(1),
+        type_name: Some("dict".into()),
+        objects_per_call: Some(1.0),
+        ..lost_copy()
+    };
+    assert_eq!(
+        sentence(&finding),
+        "every call loses 1 `dict` (3 blocks, 312 bytes): nothing points to them any more"
     );
 }

@@ -169,7 +169,7 @@ impl Judge {
                 State::Quiet => {}
             }
         }
-        if open.is_empty() && findings.is_empty() && self.trend.rises(calls) {
+        if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
             open = self.rising_sites(calls, sites);
         }
         if !findings.is_empty() {
@@ -207,7 +207,10 @@ impl Judge {
         if !findings.is_empty() {
             return Some(self.outcome(Verdict::Leak, Reason::Findings, findings, 0));
         }
-        if early || self.trend.rises(calls) {
+        // A single step may have begun something; long after, it was one.
+        let late = calls > self.rules.confirm();
+        let rises = if late { self.trend.still_rises(calls) } else { self.trend.rises(calls) };
+        if early || rises {
             return None;
         }
         Some(self.nothing_grows(calls, sites))

@@ -32,6 +32,14 @@ impl Trend {
         self.rise(last_octave(calls)).is_some()
     }
 
+    /// Whether it also rose from the octave before to the last one; a single step is over by then.
+    pub(crate) fn still_rises(&self, calls: u32) -> bool {
+        let last = last_octave(calls);
+        let low = |octave| self.range(octave).map(|(low, _)| low);
+        let rose = low(last).zip(low(last - 1)).is_some_and(|(now, before)| now > before);
+        rose && self.rises(calls)
+    }
+
     /// Whether the rise has gone on over five octaves and keeps pace with their length: it at least
     /// doubles within two octaves (a steady leak's quadruples).
     pub(crate) fn keeps_rising(&self, calls: u32) -> bool {
@@ -41,11 +49,14 @@ impl Trend {
     }
 
     fn rise(&self, octave: i64) -> Option<u64> {
-        let range = |octave: i64| self.octaves.get(usize::try_from(octave).ok()?).copied().flatten();
-        let ((low, _), (earlier_low, earlier_high)) = (range(octave)?, range(octave - 2)?);
+        let ((low, _), (earlier_low, earlier_high)) = (self.range(octave)?, self.range(octave - 2)?);
         // Below a quarter of a byte per call it is a counter that got one more digit.
         let least = (1u64 << octave) / 4;
         (low >= earlier_high && low >= earlier_low + least).then(|| low - earlier_low)
+    }
+
+    fn range(&self, octave: i64) -> Option<(u64, u64)> {
+        self.octaves.get(usize::try_from(octave).ok()?).copied().flatten()
     }
 }
 
@@ -85,6 +96,8 @@ mod tests {
         ] {
             assert!(!trend(series).rises(16_384), "{name}");
         }
+        let step = trend(|call| if call < 3000 { 0 } else { 65_536 });
+        assert!(step.rises(16_384) && !step.still_rises(16_384), "one step");
         assert!(!trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384), "logarithmic");
     }
 }

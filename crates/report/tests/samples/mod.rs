@@ -61,6 +61,7 @@ pub fn lost_copy() -> Finding {
         allocator: "malloc".into(),
         via: Some("strdup".into()),
         type_name: None,
+        objects_per_call: None,
         holder: None,
         stack: vec![
             native("copy_field", 42, "char *copy = strdup(field);"),
@@ -81,6 +82,7 @@ pub fn lost_dict() -> Finding {
         allocator: "PyObject_Malloc".into(),
         via: Some("PyDict_New".into()),
         type_name: Some("dict".into()),
+        objects_per_call: Some(0.1),
         stack: vec![
             Frame {
                 inlined: true,
@@ -148,6 +150,7 @@ pub fn counted(kind: Kind, certainty: Certainty, allocator: &str, type_name: &st
         allocator: allocator.into(),
         via: None,
         type_name: Some(type_name.to_owned()).filter(|name| !name.is_empty()),
+        objects_per_call: None,
         stack: vec![],
         ..lost_copy()
     })

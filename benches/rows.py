@@ -1,0 +1,101 @@
+"""The rows of the table: what each runs, what is compared, and the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median, quantiles
+from typing import Mapping, Optional, Sequence
+
+from measure import PAIRS, PROFILE, Variant
+
+MEMRAY = ("-m", "memray", "run", "--quiet", "--trace-python-allocators", "--force", "--output", PROFILE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. The first variant is ours, the second the rival."""
+
+    name: str
+    what: str
+    variants: Sequence[Variant]
+    #: "ratio": ours / rival. "added": ours - rival. "slow-down": ours / the third variant, the plain run.
+    compare: str
+    #: The unit of the samples, and how many of them make a second (or 1).
+    unit: str
+    scale: float
+    #: The most that the compared figure may be; None where nothing was promised.
+    limit: Optional[float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A row of the table."""
+
+    ours: str
+    rival: str
+    ratio: str
+    target: Optional[str]
+    value: float
+    ok: bool
+
+
+def verdict(name: str, what: str, subject: str, limit: float) -> Row:
+    ours = Variant("leaktight", ("verdict.py", "leaktight", subject))
+    rival = Variant("psleak", ("verdict.py", "psleak", subject), environment={"PYTHONMALLOC": "malloc"})
+    return Row(name, what, (ours, rival), "ratio", "ms", 1000, limit)
+
+
+def workload(name: str, what: str, prefix: str, limit: Optional[float]) -> Row:
+    plain = ("workload.py", prefix + "plain")
+    variants = (
+        Variant("leaktight", ("workload.py", prefix + "tracked")),
+        Variant("memray", plain, through=MEMRAY),
+        Variant("plain", plain),
+    )
+    return Row(name, what, variants, "slow-down", "x", 1, limit)
+
+
+ROWS = (
+    verdict("clean", "CPU time of the verdict on a function that does nothing", "noop", 1 / 5),
+    verdict("leak", "CPU time of the verdict on 100 bytes of malloc lost per call", "malloc", 1 / 10),
+    Row(
+        "pair",
+        "a malloc/free pair while tracked, without stacks",
+        (
+            Variant("leaktight", ("pairs.py", "tracked", PAIRS)),
+            Variant("untracked", ("pairs.py", "plain", PAIRS)),
+        ),
+        "added",
+        "ns",
+        1,
+        25,
+    ),
+    workload("workload", "slow-down of a Python workload, without stacks", "", 2.5),
+    workload("stacks", "slow-down of a Python workload with a stack for each allocation", "stacks-", None),
+)
+
+
+def summarize(row: Row, samples: Mapping[str, Sequence[float]]) -> Summary:
+    ours, rival = (variant.name for variant in row.variants[:2])
+    scale = row.scale
+    if row.compare == "slow-down":
+        scale = 1 / median(samples[row.variants[2].name])
+    mine, theirs = median(samples[ours]) * scale, median(samples[rival]) * scale
+    value = {"ratio": mine / theirs, "added": mine - theirs, "slow-down": mine}[row.compare]
+    added = row.compare == "added"
+    target = {"ratio": "<= {:.2f}", "added": "<= +{:.0f} ns", "slow-down": "ours <= {:.1f} x"}[row.compare]
+    return Summary(
+        ours=spread(samples[ours], scale, row.unit),
+        rival=f"{rival} {spread(samples[rival], scale, row.unit)}",
+        ratio=f"{value:+.1f} {row.unit}" if added else f"{mine / theirs:.2f}",
+        target=None if row.limit is None else target.format(row.limit),
+        value=value,
+        ok=row.limit is None or value <= row.limit,
+    )
+
+
+def spread(values: Sequence[float], scale: float, unit: str) -> str:
+    """The median and the quartiles."""
+    low, middle, high = (value * scale for value in quantiles(values, n=4, method="inclusive"))
+    digits = 1 if middle >= 10 else 2
+    return f"{middle:.{digits}f} {unit} ({low:.{digits}f}-{high:.{digits}f})"
