@@ -15,7 +15,7 @@ from typing import Any
 from measure import BenchError, Bench, measure, rivals_of
 from rows import ROWS, Row, Summary, summarize
 
-REPEATS = 9
+REPEATS = 7
 QUICK_REPEATS = 3
 HEADER = ("row", "leaktight", "rival", "ratio", "target", "")
 

@@ -85,7 +85,7 @@ def _sample(bench: Bench, variant: Variant) -> float:
     # Each tool is imported from a folder that the other is not in.
     tool = bench.package if variant.name == "leaktight" else bench.site
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "PYTHONPATH": os.pathsep.join([str(tool), *bench.zoo]),
         "PYTHONHASHSEED": "0",
         **variant.environment,

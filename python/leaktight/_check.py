@@ -60,11 +60,11 @@ def check(
     name = _call_text(fun, args)
     options = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
     if not inspect.iscoroutinefunction(fun):
-        return Report.from_json(_core.check(name, fun, args, **options))
+        return Report._of(_core.check(name, fun, args, **options))
     loop = asyncio.new_event_loop()
     try:
         await_it = _Await(loop, fun)
-        return Report.from_json(_core.check(name, await_it, args, **options))
+        return Report._of(_core.check(name, await_it, args, **options))
     finally:
         loop.close()
 

@@ -86,6 +86,10 @@ class Report:
         :raises ValueError: when the text is none, or of a schema that this version does not know.
         """
         _core.render(text)
+        return cls._of(text)
+
+    @classmethod
+    def _of(cls, text: str) -> Report:
         data: dict[str, Any] = json.loads(text)
         data.pop("schema")
         findings = [Finding(**{**finding, "stack": [Frame(**frame) for frame in finding["stack"]]}) for finding in data.pop("findings")]

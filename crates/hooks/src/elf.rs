@@ -56,11 +56,18 @@ pub struct LoadedObject<'a> {
 /// A relocated word that holds the address of a named function.
 pub(crate) struct Slot<'a> {
     pub address: usize,
-    pub symbol: &'a CStr,
+    symbol: &'a Sym,
+    object: &'a LoadedObject<'a>,
     /// Bound at the first call: the slot may still point back into its own object.
     pub lazy: bool,
     /// The object only refers to the symbol; somebody else defines it.
     pub undefined: bool,
+}
+
+impl Slot<'_> {
+    pub(crate) fn symbol_name(&self) -> &CStr {
+        self.object.symbol_name(self.symbol)
+    }
 }
 
 #[derive(Default)]
@@ -185,7 +192,8 @@ impl<'a> LoadedObject<'a> {
         let symbol = self.symbol(index);
         Some(Slot {
             address: self.base + rela.r_offset as usize,
-            symbol: self.symbol_name(symbol),
+            symbol,
+            object: self,
             lazy: kind == reloc::JUMP_SLOT,
             undefined: symbol.st_shndx == 0,
         })

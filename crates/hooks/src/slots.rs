@@ -1,6 +1,7 @@
 //! Putting hooks into relocation slots, and taking them out.
 
 use std::ffi::CStr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::elf::{LoadedObject, Slot, loaded_objects};
@@ -62,9 +63,10 @@ pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
 pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
     let own = if skip_own { own_object() } else { None };
     let mut count = PatchCount::default();
+    let concerned = concerned();
     loaded_objects(|object| {
         if own != Some(object.base) {
-            let slots = object.slots().filter(|slot| patch(object, slot)).count();
+            let slots = object.slots().filter(|slot| patch(object, slot, &concerned)).count();
             count.slots += slots;
             count.objects += usize::from(slots > 0);
         }
@@ -74,11 +76,12 @@ pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
 
 /// Gives every slot that still holds a hook its real function back.
 pub(crate) fn restore_all() {
+    let concerned = concerned();
     loaded_objects(|object| {
         for slot in object.slots() {
             let value = read(&slot);
-            if let Some(function) = named(slot.symbol)
-                && value == function.hook.0 as usize
+            if concerned.contains(&value)
+                && let Some(function) = replaced_functions().find(|function| function.hook.0 as usize == value)
             {
                 write(object, &slot, function.real.load(Ordering::Relaxed));
             }
@@ -89,24 +92,30 @@ pub(crate) fn restore_all() {
 /// Patches by value: the slot must hold the real function, or be unresolved yet (then it points
 /// back into its own object's PLT). Never by name alone: CPython's `_decimal` for one fills the
 /// words relocated for `malloc` with `PyMem_Malloc`. Returns whether the slot holds our hook now.
-fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>) -> bool {
-    let Some(function) = named(slot.symbol) else {
-        return false;
-    };
-    let real = function.real.load(Ordering::Relaxed);
+fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, concerned: &RangeInclusive<usize>) -> bool {
     let value = read(slot);
-    if value == function.hook.0 as usize {
+    if !concerned.contains(&value) && !slot.lazy {
+        return false;
+    }
+    let is_hook = |function: &&ReplacedFunction| function.hook.0 as usize == value;
+    let is_real = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) == value;
+    if replaced_functions().any(|function| is_hook(&function)) {
         return true;
     }
-    let unresolved = slot.lazy && slot.undefined && object.executes(value);
-    if real == 0 || (value != real && !unresolved) {
-        return false;
-    }
-    write(object, slot, function.hook.0 as usize)
+    let function = if slot.lazy && slot.undefined && object.executes(value) {
+        let name = slot.symbol_name();
+        replaced_functions().find(|function| function.name == name && function.real.load(Ordering::Relaxed) != 0)
+    } else {
+        replaced_functions().find(is_real).filter(|_| value != 0)
+    };
+    function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
 }
 
-fn named(symbol: &CStr) -> Option<&'static ReplacedFunction> {
-    replaced_functions().find(|function| function.name == symbol)
+/// The addresses between which all hooks and all real functions lie: nearly every slot holds another.
+fn concerned() -> RangeInclusive<usize> {
+    let both = |function: &ReplacedFunction| [function.hook.0 as usize, function.real.load(Ordering::Relaxed)];
+    let all = || replaced_functions().flat_map(both).filter(|address| *address != 0);
+    all().min().unwrap_or(0)..=all().max().unwrap_or(usize::MAX)
 }
 
 /// The base of the shared object that this code lies in; `None` when that is the main program.

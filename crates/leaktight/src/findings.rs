@@ -40,7 +40,9 @@ struct Group {
 }
 
 pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> Report {
-    subject.before_naming();
+    if !seen.outcome.findings.is_empty() {
+        subject.before_naming();
+    }
     let groups = group(&seen, sites, subject);
     let findings: Vec<Finding> =
         groups.iter().map(|group| finding(group, seen.reach.as_ref(), subject)).collect();

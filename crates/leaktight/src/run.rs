@@ -1,5 +1,6 @@
 //! One check: call, settle, look, until the judge is sure.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
@@ -155,31 +156,40 @@ impl<S: Subject> Run<'_, S> {
     /// Threads that were there before may do work for the calls, or go their own way. Only places where
     /// they leave more behind while calls are made than while nothing is called are judged.
     fn leave_out_other_threads(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
-        const ROUNDS: u32 = 4;
+        const ROUNDS: usize = 4;
         const LEAST_CALLS: u32 = 16;
-        /// One more or less could be chance.
-        const LEAST_BLOCKS: u64 = 3;
         let suspects = self.suspects();
         self.sites.leave_out(&suspects);
         if suspects.is_empty() || spent.is_some() {
             return Ok(());
         }
-        let first_busy = self.calls + 1;
         let calls = (self.calls / 8).max(LEAST_CALLS);
+        let (mut busy_time, mut idle_time) = (Duration::ZERO, Duration::ZERO);
+        let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             let started = Instant::now();
+            let first = self.calls + 1;
             self.call_until(self.calls + calls)?;
-            let busy = started.elapsed().clamp(Duration::from_millis(2), Duration::from_millis(100));
+            rounds.push(first..=self.calls);
+            busy_time += started.elapsed();
+            let idle = started.elapsed().clamp(Duration::from_millis(2), Duration::from_millis(100));
             hooks::enter_call(IDLE);
-            self.subject.idle(busy);
+            self.subject.idle(idle);
+            idle_time += idle;
         }
         self.settle();
         self.sites.leave_out(&[]);
         let survey = self.sites.survey(None);
         let keeps_step = |at: usize| {
-            let births = survey.sites[at].births.iter();
-            let busy: u64 = births.filter(|(birth, _)| *birth >= first_busy).map(|(_, sum)| sum.blocks).sum();
-            busy >= LEAST_BLOCKS && survey.idle[at] * 3 < busy
+            let born = |round: &RangeInclusive<u32>| -> u64 {
+                let births = survey.sites[at].births.iter();
+                births.filter(|(birth, _)| round.contains(birth)).map(|(_, sum)| sum.blocks).sum()
+            };
+            let busy: Vec<u64> = rounds.iter().map(born).collect();
+            let busy_rate = busy.iter().sum::<u64>() as f64 / busy_time.as_secs_f64();
+            let idle_rate = survey.idle[at] as f64 / idle_time.as_secs_f64();
+            // In one round it could be chance.
+            busy.iter().filter(|blocks| **blocks > 0).count() >= ROUNDS - 1 && idle_rate * 3.0 < busy_rate
         };
         let others = (0..survey.sites.len()).filter(|at| self.sites.place(survey.sites[*at].id).foreign);
         let alone: Vec<usize> = others.filter(|at| !keeps_step(*at)).map(|at| survey.sites[at].id).collect();

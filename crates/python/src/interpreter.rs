@@ -26,12 +26,14 @@ impl AtRest {
             frozen: false,
             debug_flags,
         };
-        rest.settle(py);
         // `unfreeze` would thaw what the user froze, too: then better a slow check.
         if gc.call_method0("get_freeze_count")?.extract::<usize>()? == 0 {
             gc.call_method0("freeze")?;
             rest.frozen = true;
         }
+        // After freezing, so that it costs nothing: garbage from before the check is not its affair,
+        // and the free lists are emptied all the same.
+        rest.settle(py);
         Ok(rest)
     }
 

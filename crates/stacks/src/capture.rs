@@ -10,8 +10,8 @@ use crate::unwind::native_frames;
 const MAX_NATIVE: usize = 48;
 const MAX_PYTHON: usize = 32;
 
-/// Captures the calling thread's stack and returns its number in the store, 0 when there is no
-/// room for it. Leaves out the frame that `inside` lies in and all frames that it called. Takes
+/// Captures the calling thread's stack and returns its number in the store, 0 when nothing could be
+/// captured. Leaves out the frame that `inside` lies in and all frames that it called. Takes
 /// about a microsecond and allocates from no heap.
 pub fn capture(inside: usize) -> u32 {
     let interpreter = Interpreter::current();
@@ -32,6 +32,9 @@ pub fn capture(inside: usize) -> u32 {
             python += 1;
             python < MAX_PYTHON
         });
+    }
+    if count + python == 0 {
+        return 0;
     }
     words[0] = store::header(count, python);
     store::intern(&words[..1 + count + 2 * python])

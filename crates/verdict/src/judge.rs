@@ -104,14 +104,20 @@ impl Judge {
         }
     }
 
-    /// Whether the totals are wanted after this call: every call at first, then sixteen times an
-    /// octave, at uneven distances so that no periodic function hides between them.
+    /// Whether the totals are wanted after this call: four times in each of the first octaves, eight
+    /// times from call 512 and sixteen times from call 2,048 on, at uneven distances so that no periodic
+    /// function hides between them.
     pub fn wants_checkpoint(call: u32) -> bool {
         let octave = call.max(1).ilog2();
-        if octave < 5 {
+        let slots = match octave {
+            0..=8 => 2,
+            9..=10 => 3,
+            _ => 4,
+        };
+        if octave < slots {
             return true;
         }
-        let (place, step) = (call - (1 << octave), 1u32 << (octave - 4));
+        let (place, step) = (call - (1 << octave), 1u32 << (octave - slots));
         let (slot, within) = (place / step, place % step);
         // Golden-ratio steps through the slot.
         within == (u64::from(slot.wrapping_mul(2_654_435_769) >> 8) * u64::from(step) >> 24) as u32
