@@ -150,18 +150,24 @@ impl<'a> LoadedObject<'a> {
 
     /// Its program headers, for those who need other segments (`p_type`, start, bytes in memory).
     pub fn headers(&self) -> impl Iterator<Item = (u32, usize, usize)> + '_ {
-        self.headers
-            .iter()
-            .map(|header| (header.p_type, self.base + header.p_vaddr as usize, header.p_memsz as usize))
+        self.headers.iter().map(|header| {
+            (
+                header.p_type,
+                self.base + header.p_vaddr as usize,
+                header.p_memsz as usize,
+            )
+        })
     }
 
     pub(crate) fn executes(&self, address: usize) -> bool {
-        self.segments(PF_X).any(|(start, len)| address.wrapping_sub(start) < len)
+        self.segments(PF_X)
+            .any(|(start, len)| address.wrapping_sub(start) < len)
     }
 
     /// Whether the loader made the word at `address` read-only after relocating it.
     pub(crate) fn read_only_after_relocation(&self, address: usize) -> bool {
-        self.headers().any(|(kind, start, len)| kind == PT_GNU_RELRO && address.wrapping_sub(start) < len)
+        self.headers()
+            .any(|(kind, start, len)| kind == PT_GNU_RELRO && address.wrapping_sub(start) < len)
     }
 
     fn segments(&self, flags: u32) -> impl Iterator<Item = (usize, usize)> + '_ {
@@ -173,13 +179,15 @@ impl<'a> LoadedObject<'a> {
 
     /// The words that the loader filled with addresses of named functions.
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot<'_>> + '_ {
-        [self.dynamic.jump, self.dynamic.rela].into_iter().flat_map(move |(table, bytes)| {
-            let count = if table == 0 { 0 } else { bytes / size_of::<Rela>() };
-            (0..count).filter_map(move |at| {
-                // SAFETY: entry `at` of a relocation table whose size the dynamic section gives.
-                self.slot(unsafe { &*(table as *const Rela).add(at) })
+        [self.dynamic.jump, self.dynamic.rela]
+            .into_iter()
+            .flat_map(move |(table, bytes)| {
+                let count = if table == 0 { 0 } else { bytes / size_of::<Rela>() };
+                (0..count).filter_map(move |at| {
+                    // SAFETY: entry `at` of a relocation table whose size the dynamic section gives.
+                    self.slot(unsafe { &*(table as *const Rela).add(at) })
+                })
             })
-        })
     }
 
     fn slot(&self, rela: &Rela) -> Option<Slot<'_>> {
@@ -275,5 +283,7 @@ impl Dynamic {
 }
 
 fn gnu_hash(name: &[u8]) -> u32 {
-    name.iter().fold(5381u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+    name.iter().fold(5381u32, |hash, byte| {
+        hash.wrapping_mul(33).wrapping_add(u32::from(*byte))
+    })
 }

@@ -10,9 +10,17 @@ use crate::state::Watch;
 
 type Pointer = *mut c_void;
 
-real!(MMAP, real_mmap, fn(Pointer, usize, c_int, c_int, c_int, libc::off_t) -> Pointer);
+real!(
+    MMAP,
+    real_mmap,
+    fn(Pointer, usize, c_int, c_int, c_int, libc::off_t) -> Pointer
+);
 real!(MUNMAP, real_munmap, fn(Pointer, usize) -> c_int);
-real!(MREMAP, real_mremap, fn(Pointer, usize, usize, c_int, Pointer) -> Pointer);
+real!(
+    MREMAP,
+    real_mremap,
+    fn(Pointer, usize, usize, c_int, Pointer) -> Pointer
+);
 
 /// `mmap64` is `mmap` under a second name on the 64-bit systems that we support.
 static MMAP64: AtomicUsize = AtomicUsize::new(0);

@@ -42,7 +42,11 @@ real!(CALLOC, real_calloc, fn(usize, usize) -> Pointer);
 real!(REALLOC, real_realloc, fn(Pointer, usize) -> Pointer);
 real!(REALLOCARRAY, real_reallocarray, fn(Pointer, usize, usize) -> Pointer);
 real!(FREE, real_free, fn(Pointer) -> ());
-real!(POSIX_MEMALIGN, real_posix_memalign, fn(*mut Pointer, usize, usize) -> c_int);
+real!(
+    POSIX_MEMALIGN,
+    real_posix_memalign,
+    fn(*mut Pointer, usize, usize) -> c_int
+);
 real!(ALIGNED_ALLOC, real_aligned_alloc, fn(usize, usize) -> Pointer);
 real!(MEMALIGN, real_memalign, fn(usize, usize) -> Pointer);
 real!(VALLOC, real_valloc, fn(usize) -> Pointer);

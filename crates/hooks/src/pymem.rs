@@ -52,7 +52,10 @@ fn access() -> Option<(Access, Access)> {
         if get.is_null() || set.is_null() {
             return None;
         }
-        Some((std::mem::transmute::<Pointer, Access>(get), std::mem::transmute::<Pointer, Access>(set)))
+        Some((
+            std::mem::transmute::<Pointer, Access>(get),
+            std::mem::transmute::<Pointer, Access>(set),
+        ))
     }
 }
 

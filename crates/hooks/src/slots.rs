@@ -33,7 +33,10 @@ pub struct PatchCount {
 
 /// Every function that is replaced while tracking.
 pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
-    native::FUNCTIONS.iter().chain(mapping::FUNCTIONS).chain(threads::FUNCTIONS)
+    native::FUNCTIONS
+        .iter()
+        .chain(mapping::FUNCTIONS)
+        .chain(threads::FUNCTIONS)
 }
 
 /// Finds the real functions: of each the definition in the first object that has one, in load

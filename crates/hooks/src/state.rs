@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
 use crate::elf::objects_generation;
-use crate::slots::{self, PatchCount};
 use crate::pymem;
+use crate::slots::{self, PatchCount};
 use crate::thread::{Thread, thread};
 
 /// Whose allocations are noted.
@@ -215,7 +215,11 @@ pub fn live_blocks() -> MappedVec<Block> {
     let mut all = MappedVec::new();
     let mut failed = false;
     LIVE.for_each(|block| failed |= all.push(*block).is_err());
-    MAPPED.lock().blocks().iter().for_each(|block| failed |= all.push(*block).is_err());
+    MAPPED
+        .lock()
+        .blocks()
+        .iter()
+        .for_each(|block| failed |= all.push(*block).is_err());
     OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
     all
 }
@@ -247,7 +251,11 @@ pub(crate) fn note_unloading() {
 pub(crate) fn own_session() -> (u32, u32) {
     let session = (STATE.load(Ordering::Relaxed) >> 32) as u32;
     let thread = thread();
-    if session == thread.session.get() { (session, birth(thread)) } else { (0, 0) }
+    if session == thread.session.get() {
+        (session, birth(thread))
+    } else {
+        (0, 0)
+    }
 }
 
 /// Makes the calling thread one of the session's, started by this call (0: it is the first).
@@ -262,7 +270,11 @@ pub(crate) fn belong_to(session: u32, call: u32) {
 fn birth(thread: &Thread) -> u32 {
     const LONG: u32 = 512;
     let (now, started) = (CALL.load(Ordering::Relaxed), thread.started_in.get());
-    if started != 0 && now.wrapping_sub(started) <= LONG { started } else { now }
+    if started != 0 && now.wrapping_sub(started) <= LONG {
+        started
+    } else {
+        now
+    }
 }
 
 fn handle_forks() {
@@ -332,7 +344,11 @@ impl Watch {
             state,
             guard_before: guard,
             own,
-            birth: if own { birth(thread) } else { CALL.load(Ordering::Relaxed) },
+            birth: if own {
+                birth(thread)
+            } else {
+                CALL.load(Ordering::Relaxed)
+            },
             _not_send: PhantomData,
         })
     }
@@ -393,7 +409,11 @@ impl Watch {
         if unwatched || (!self.own && self.state & ONLY_OWN != 0) {
             return None;
         }
-        let stack = if self.state & STACKS != 0 { capture(std::ptr::from_ref(self) as usize) } else { 0 };
+        let stack = if self.state & STACKS != 0 {
+            capture(std::ptr::from_ref(self) as usize)
+        } else {
+            0
+        };
         Some(Block {
             address,
             size,

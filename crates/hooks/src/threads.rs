@@ -13,7 +13,11 @@ use crate::state;
 type Pointer = *mut c_void;
 type Start = unsafe extern "C-unwind" fn(Pointer) -> Pointer;
 
-real!(PTHREAD_CREATE, real_create, fn(Pointer, Pointer, Start, Pointer) -> c_int);
+real!(
+    PTHREAD_CREATE,
+    real_create,
+    fn(Pointer, Pointer, Start, Pointer) -> c_int
+);
 real!(DLCLOSE, real_dlclose, fn(Pointer) -> c_int);
 
 pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[

@@ -26,7 +26,12 @@ pub(crate) fn run<S: Subject>(subject: &mut S, control: &mut Control) {
     let mut missed: Vec<&str> = Vec::new();
     let seen = seen();
     let exact = |planted: &&Planted| seen.get(&planted.address) == Some(&planted.size);
-    missed.extend(planted.iter().filter(|planted| !exact(planted)).map(|planted| planted.name));
+    missed.extend(
+        planted
+            .iter()
+            .filter(|planted| !exact(planted))
+            .map(|planted| planted.name),
+    );
     if seen.contains_key(&look_alike_at) {
         missed.push("the release of a freed block");
     }

@@ -44,8 +44,10 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         subject.before_naming();
     }
     let groups = group(&seen, sites, subject);
-    let findings: Vec<Finding> =
-        groups.iter().map(|group| finding(group, seen.reach.as_ref(), subject)).collect();
+    let findings: Vec<Finding> = groups
+        .iter()
+        .map(|group| finding(group, seen.reach.as_ref(), subject))
+        .collect();
     let mut blind_spots = seen.blind_spots;
     blind_spots.extend(private_allocators());
     blind_spots.extend(subject.blind_spots());
@@ -53,7 +55,10 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
     } else {
-        (word(seen.outcome.verdict), reason(&seen.outcome, &findings, seen.calls, seen.spent))
+        (
+            word(seen.outcome.verdict),
+            reason(&seen.outcome, &findings, seen.calls, seen.spent),
+        )
     };
     Report {
         subject: subject.name(),
@@ -61,7 +66,11 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         reason,
         findings,
         calls: seen.calls,
-        period: if seen.control.passed() { u64::from(seen.outcome.period) } else { 0 },
+        period: if seen.control.passed() {
+            u64::from(seen.outcome.period)
+        } else {
+            0
+        },
         seconds: seen.elapsed.as_secs_f64(),
         control: seen.control,
         blind_spots,
@@ -77,11 +86,17 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
     }
     let mut origins = Origins::new();
     let heads = heads(seen);
-    let (led, leading): (Vec<&SiteFinding>, Vec<&SiteFinding>) =
-        seen.outcome.findings.iter().partition(|found| heads[&found.site] != found.site);
+    let (led, leading): (Vec<&SiteFinding>, Vec<&SiteFinding>) = seen
+        .outcome
+        .findings
+        .iter()
+        .partition(|found| heads[&found.site] != found.site);
     for found in leading {
         let blocks = seen.survey.blocks_of(found.site);
-        let stack = blocks.first().and_then(|block| stacks::stack(block.stack)).unwrap_or_default();
+        let stack = blocks
+            .first()
+            .and_then(|block| stacks::stack(block.stack))
+            .unwrap_or_default();
         let mut origin = origins.of(&stack, subject);
         if sites.place(found.site).foreign && origin.frames.is_empty() {
             origin.via.get_or_insert("another thread".to_owned());
@@ -96,7 +111,10 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
     }
     for found in led {
         let head = heads[&found.site];
-        if let Some(group) = groups.iter_mut().find(|group| group.members.iter().any(|(other, _)| other.site == head)) {
+        if let Some(group) = groups
+            .iter_mut()
+            .find(|group| group.members.iter().any(|(other, _)| other.site == head))
+        {
             group.members.push((*found, seen.survey.blocks_of(found.site)));
         }
     }
@@ -126,10 +144,15 @@ fn heads(seen: &Seen) -> HashMap<usize, usize> {
 
 /// The site whose lost blocks were the last to hold the blocks of this one, if that is another.
 fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> {
-    let reach = seen.reach.as_ref().filter(|_| found.certainty == verdict::Certainty::Lost)?;
+    let reach = seen
+        .reach
+        .as_ref()
+        .filter(|_| found.certainty == verdict::Certainty::Lost)?;
     let mut heads: HashMap<usize, usize> = HashMap::new();
     for block in blocks.iter().filter(|block| reach.is_lost(block.address)) {
-        *heads.entry(seen.survey.site_of(reach.head_of(block.address))?).or_default() += 1;
+        *heads
+            .entry(seen.survey.site_of(reach.head_of(block.address))?)
+            .or_default() += 1;
     }
     let (head, _) = heads.into_iter().max_by_key(|(_, count)| *count)?;
     let is_finding = seen.outcome.findings.iter().any(|other| other.site == head);
@@ -138,8 +161,15 @@ fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> 
 
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
     let rates = || group.members.iter().map(|(found, _)| found.rate);
-    let blocks: Vec<Block> = group.members.iter().flat_map(|(_, blocks)| blocks.iter().copied()).collect();
-    let lost = group.members.iter().any(|(found, _)| found.certainty == verdict::Certainty::Lost);
+    let blocks: Vec<Block> = group
+        .members
+        .iter()
+        .flat_map(|(_, blocks)| blocks.iter().copied())
+        .collect();
+    let lost = group
+        .members
+        .iter()
+        .any(|(found, _)| found.certainty == verdict::Certainty::Lost);
     let every = group.members[0].0.rate.every;
     let size = blocks.first().map(|block| block.size as u64);
     let family = main_family(&group.members[0].1);
@@ -166,7 +196,10 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
 
 /// The family of most blocks.
 fn main_family(blocks: &[Block]) -> Option<Family> {
-    blocks.iter().map(|block| block.family).max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
+    blocks
+        .iter()
+        .map(|block| block.family)
+        .max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
 }
 
 /// The type of the objects that were leaked themselves, rather than dragged along. Where that does not tell, the type that all typed blocks share.
@@ -180,7 +213,10 @@ fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S)
             all.insert(name);
         }
     }
-    [heads, all].into_iter().find(|names| names.len() == 1).and_then(|names| names.into_iter().next())
+    [heads, all]
+        .into_iter()
+        .find(|names| names.len() == 1)
+        .and_then(|names| names.into_iter().next())
 }
 
 /// How many of the blocks per call are objects of that type: those of the sites whose blocks mostly are.
@@ -258,11 +294,22 @@ fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spe
             let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
             format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
         }
-        (Reason::Stopped { blocks, bytes, last_call }, _) => {
-            format!("it kept {blocks} blocks ({bytes} bytes) up to call {last_call} and nothing since: a cache, not a leak")
+        (
+            Reason::Stopped {
+                blocks,
+                bytes,
+                last_call,
+            },
+            _,
+        ) => {
+            format!(
+                "it kept {blocks} blocks ({bytes} bytes) up to call {last_call} and nothing since: a cache, not a leak"
+            )
         }
         (Reason::StillGrowing, _) => {
-            format!("memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak")
+            format!(
+                "memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak"
+            )
         }
         (Reason::TooFewCalls, _) => format!("after {calls} calls {ended}; so few calls say nothing"),
     }

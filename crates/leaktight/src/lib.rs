@@ -29,7 +29,7 @@ mod sites;
 mod subject;
 
 pub use check::{Check, Error, check};
-pub use leaktight_hooks::{Options, PatchCount, Threads};
+pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched};
 pub use leaktight_liveset::{Block, Family};
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,

@@ -120,9 +120,18 @@ mod tests {
     fn only_writable_memory_is_listed_and_garbage_is_skipped() {
         let range = |start, end| Some(Mapping { start, end });
         assert_eq!(parse("1000-2000 rw-p 00000000 00:00 0"), range(0x1000, 0x2000));
-        assert_eq!(parse("1000-2000 rw-p 00000000 00:00 0    [heap]"), range(0x1000, 0x2000));
+        assert_eq!(
+            parse("1000-2000 rw-p 00000000 00:00 0    [heap]"),
+            range(0x1000, 0x2000)
+        );
         assert_eq!(parse("1000-2000 rw-s 00000000 00:00 0 /dev/nvidia0"), None);
-        for line in ["1000-2000 r--p 0 0 0", "", "zz-1 rw", "2000-1000 rw-p 0 0 0", "1000 rw-p"] {
+        for line in [
+            "1000-2000 r--p 0 0 0",
+            "",
+            "zz-1 rw",
+            "2000-1000 rw-p 0 0 0",
+            "1000 rw-p",
+        ] {
             assert_eq!(parse(line), None);
         }
     }

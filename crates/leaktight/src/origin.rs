@@ -46,7 +46,11 @@ impl Origins {
                 Role::Shown => {
                     let frame = self.frame(location);
                     // Cython's wrapper of a function has the function's name.
-                    if origin.frames.last().is_none_or(|last| last.function != frame.function || last.line == frame.line) {
+                    if origin
+                        .frames
+                        .last()
+                        .is_none_or(|last| last.function != frame.function || last.line == frame.line)
+                    {
                         origin.frames.push(frame);
                     }
                 }
@@ -65,7 +69,9 @@ impl Origins {
                 if subject.is_tracker(frame.file.as_deref().unwrap_or("")) {
                     break;
                 }
-                frame.source = frame.source.or_else(|| self.source(frame.file.as_deref()?, frame.line?));
+                frame.source = frame
+                    .source
+                    .or_else(|| self.source(frame.file.as_deref()?, frame.line?));
                 frame.file = frame.file.map(|file| self.shorten(&file));
                 origin.frames.push(frame);
             }
@@ -76,11 +82,13 @@ impl Origins {
     fn role<S: Subject>(&self, location: &Location, subject: &S) -> Role {
         let function = location.function.as_deref().unwrap_or("");
         let module = location.module.as_deref().unwrap_or("");
-        if is_tracker(function, location.file.as_deref()) || (subject.is_python() && location.module == self.own_object) {
+        if is_tracker(function, location.file.as_deref()) || (subject.is_python() && location.module == self.own_object)
+        {
             return Role::Tracker;
         }
         let file = location.file.as_deref().unwrap_or("");
-        let library = is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_glue(function, file);
+        let library =
+            is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_glue(function, file);
         if library || is_standard_name(function, file) {
             Role::Library
         } else {
@@ -89,12 +97,16 @@ impl Origins {
     }
 
     fn frame(&mut self, location: &Location) -> Frame {
-        let source = location.file.as_deref().zip(location.line).and_then(|(file, line)| self.source(file, line));
+        let source = location
+            .file
+            .as_deref()
+            .zip(location.line)
+            .and_then(|(file, line)| self.source(file, line));
         Frame {
             function: location.function.as_deref().map(readable),
             file: location.file.as_deref().map(|file| self.shorten(file)),
             line: location.line,
-            module: location.module.clone(),
+            module: location.module.as_deref().map(|module| self.shorten(module)),
             offset: location.function.is_none().then_some(location.offset).flatten(),
             source,
             python: false,
@@ -106,13 +118,22 @@ impl Origins {
     fn source(&mut self, file: &str, line: u32) -> Option<String> {
         let lines = self.sources.entry(PathBuf::from(file)).or_insert_with(|| {
             let text = std::fs::read(file).unwrap_or_default();
-            String::from_utf8_lossy(&text).lines().map(|line| line.trim().to_owned()).collect()
+            String::from_utf8_lossy(&text)
+                .lines()
+                .map(|line| line.trim().to_owned())
+                .collect()
         });
-        lines.get(line.checked_sub(1)? as usize).filter(|text| !text.is_empty()).cloned()
+        lines
+            .get(line.checked_sub(1)? as usize)
+            .filter(|text| !text.is_empty())
+            .cloned()
     }
 
     fn shorten(&self, file: &str) -> String {
-        let below = self.here.as_deref().and_then(|here| Path::new(file).strip_prefix(here).ok());
+        let below = self
+            .here
+            .as_deref()
+            .and_then(|here| Path::new(file).strip_prefix(here).ok());
         below.map_or_else(|| file.to_owned(), |short| short.to_string_lossy().into_owned())
     }
 }
@@ -127,15 +148,31 @@ enum Role {
 /// in sparse debug information, so the source file tells as well.
 fn is_tracker(function: &str, file: Option<&str>) -> bool {
     function.trim_start_matches(['<', '&']).starts_with("leaktight::")
-        || file.is_some_and(|file| [crate::check::FILE, crate::run::FILE].iter().any(|own| file.ends_with(own)))
+        || file.is_some_and(|file| {
+            [crate::check::FILE, crate::run::FILE]
+                .iter()
+                .any(|own| file.ends_with(own))
+        })
 }
 
 /// Object files of the C and C++ runtimes: what they allocate, somebody asked them to.
 fn is_library(module: &str) -> bool {
     let name = module.rsplit('/').next().unwrap_or(module);
-    ["libc.so", "libc-", "ld-linux", "ld-musl", "libpthread", "libm.so", "libdl.so", "libstdc++", "libc++", "libgcc_s", "linux-vdso"]
-        .iter()
-        .any(|library| name.starts_with(library))
+    [
+        "libc.so",
+        "libc-",
+        "ld-linux",
+        "ld-musl",
+        "libpthread",
+        "libm.so",
+        "libdl.so",
+        "libstdc++",
+        "libc++",
+        "libgcc_s",
+        "linux-vdso",
+    ]
+    .iter()
+    .any(|library| name.starts_with(library))
 }
 
 /// Headers of the C++ library, sources of Rust's.
@@ -153,21 +190,47 @@ fn is_glue(function: &str, file: &str) -> bool {
     file.contains("/pyo3-")
         || file.contains("/pybind11/")
         || file.contains("/nanobind/")
-        || ["pyo3::", "pyo3_ffi::", "pybind11::", "nanobind::", "__Pyx_", "__pyx_tp_"].iter().any(|glue| name.starts_with(glue))
+        || [
+            "pyo3::",
+            "pyo3_ffi::",
+            "pybind11::",
+            "nanobind::",
+            "__Pyx_",
+            "__pyx_tp_",
+        ]
+        .iter()
+        .any(|glue| name.starts_with(glue))
 }
 
 /// The same without debug information: by namespace.
 fn is_standard_name(function: &str, file: &str) -> bool {
     let name = function.trim_start_matches(['<', '&']);
     file.is_empty()
-        && ["std::", "core::", "alloc::", "__gnu_cxx::", "operator new", "__rust_", "__rdl_", "__rustc", "test::"]
-            .iter()
-            .any(|standard| name.starts_with(standard))
+        && [
+            "std::",
+            "core::",
+            "alloc::",
+            "__gnu_cxx::",
+            "operator new",
+            "__rust_",
+            "__rdl_",
+            "__rustc",
+            "test::",
+        ]
+        .iter()
+        .any(|standard| name.starts_with(standard))
 }
 
 /// The evaluation loop and call machinery of the interpreter name no function that somebody called.
 fn is_telling(function: &str) -> bool {
-    let machinery = ["_PyEval", "PyEval", "_PyObject_Vectorcall", "_PyObject_MakeTpCall", "cfunction_", "_PyFunction_Vectorcall"];
+    let machinery = [
+        "_PyEval",
+        "PyEval",
+        "_PyObject_Vectorcall",
+        "_PyObject_MakeTpCall",
+        "cfunction_",
+        "_PyFunction_Vectorcall",
+    ];
     !machinery.iter().any(|name| function.starts_with(name)) && !function.starts_with("start_thread")
 }
 
@@ -175,7 +238,11 @@ fn is_telling(function: &str) -> bool {
 fn without_version(function: &str) -> &str {
     let name = function.split('@').next().unwrap_or(function);
     let bare = name.trim_start_matches("__GI_").trim_start_matches("__libc_");
-    if bare.starts_with("__") && !bare.contains("::") { &bare[2..] } else { bare }
+    if bare.starts_with("__") && !bare.contains("::") {
+        &bare[2..]
+    } else {
+        bare
+    }
 }
 
 /// Cython's names as they stand in the source: `__pyx_pf_3zoo_5Table_2grow` is `zoo.Table.grow`. Parts

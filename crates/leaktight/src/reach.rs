@@ -179,8 +179,13 @@ impl Marker {
             }
             memory.resident(mapping, &mut |run| {
                 let mut run_at = run.start;
-                let inside = own.iter().filter(|(start, len)| *start < run.end && start + len > run.start);
-                for (start, end) in inside.map(|(start, len)| (*start, start + len)).chain([(run.end, run.end)]) {
+                let inside = own
+                    .iter()
+                    .filter(|(start, len)| *start < run.end && start + len > run.start);
+                for (start, end) in inside
+                    .map(|(start, len)| (*start, start + len))
+                    .chain([(run.end, run.end)])
+                {
                     if result.is_ok() {
                         result = self.scan_run(memory, &mut buffer, run_at, start);
                     }
@@ -275,7 +280,8 @@ impl Marker {
         };
         let node = &mut self.nodes[at];
         let from_itself = (node.address..node.end).contains(&from);
-        let list_link = node.links != 0 && value & !3 == node.links && (from == node.linked_from.0 || from == node.linked_from.1);
+        let list_link =
+            node.links != 0 && value & !3 == node.links && (from == node.linked_from.0 || from == node.linked_from.1);
         if from_itself || list_link {
             return Ok(());
         }
@@ -310,7 +316,10 @@ impl Filter {
     const PAGE_BITS: u32 = 12;
 
     fn new(nodes: &[Node]) -> Result<Filter, OutOfMemory> {
-        let pages: usize = nodes.iter().map(|node| ((node.end - node.address) >> Self::PAGE_BITS) + 2).sum();
+        let pages: usize = nodes
+            .iter()
+            .map(|node| ((node.end - node.address) >> Self::PAGE_BITS) + 2)
+            .sum();
         let bits = (pages * 16).next_power_of_two().clamp(1 << 12, 1 << 30);
         let mut filter = Filter {
             low: nodes.first().map_or(usize::MAX, |node| node.address),

@@ -58,7 +58,9 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     let (outcome, spent, survey, reach) = run.judge_all()?;
     control::run(run.subject, &mut control);
     if hooks::overflowed() {
-        control.missed.push("blocks for which the tracker had no memory".to_owned());
+        control
+            .missed
+            .push("blocks for which the tracker had no memory".to_owned());
     }
     let seen = Seen {
         outcome,
@@ -112,7 +114,13 @@ impl<S: Subject> Run<'_, S> {
                 self.settle();
                 let own = hooks::totals().own;
                 bytes = own.bytes;
-                self.judge.checkpoint(self.calls, Amount { blocks: own.blocks, bytes });
+                self.judge.checkpoint(
+                    self.calls,
+                    Amount {
+                        blocks: own.blocks,
+                        bytes,
+                    },
+                );
                 self.subject.progress(self.calls, self.budget.elapsed());
             }
             if let Some(spent) = self.budget.spent(bytes) {
@@ -172,7 +180,9 @@ impl<S: Subject> Run<'_, S> {
             self.call_until(self.calls + calls)?;
             rounds.push(first..=self.calls);
             busy_time += started.elapsed();
-            let idle = started.elapsed().clamp(Duration::from_millis(2), Duration::from_millis(100));
+            let idle = started
+                .elapsed()
+                .clamp(Duration::from_millis(2), Duration::from_millis(100));
             hooks::enter_call(IDLE);
             self.subject.idle(idle);
             idle_time += idle;
@@ -183,7 +193,10 @@ impl<S: Subject> Run<'_, S> {
         let keeps_step = |at: usize| {
             let born = |round: &RangeInclusive<u32>| -> u64 {
                 let births = survey.sites[at].births.iter();
-                births.filter(|(birth, _)| round.contains(birth)).map(|(_, sum)| sum.blocks).sum()
+                births
+                    .filter(|(birth, _)| round.contains(birth))
+                    .map(|(_, sum)| sum.blocks)
+                    .sum()
             };
             let busy: Vec<u64> = rounds.iter().map(born).collect();
             let busy_rate = busy.iter().sum::<u64>() as f64 / busy_time.as_secs_f64();
@@ -192,7 +205,10 @@ impl<S: Subject> Run<'_, S> {
             busy.iter().filter(|blocks| **blocks > 0).count() >= ROUNDS - 1 && idle_rate * 3.0 < busy_rate
         };
         let others = (0..survey.sites.len()).filter(|at| self.sites.place(survey.sites[*at].id).foreign);
-        let alone: Vec<usize> = others.filter(|at| !keeps_step(*at)).map(|at| survey.sites[at].id).collect();
+        let alone: Vec<usize> = others
+            .filter(|at| !keeps_step(*at))
+            .map(|at| survey.sites[at].id)
+            .collect();
         self.sites.leave_out(&alone);
         let remark = "another thread allocates without keeping step with the calls; its blocks are left out";
         if !alone.is_empty() && !self.remarks.iter().any(|known| known == remark) {
@@ -207,6 +223,9 @@ impl<S: Subject> Run<'_, S> {
         self.sites.leave_out(&[]);
         let survey = self.sites.survey(None);
         let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
-        suspects.filter(|site| site.births.iter().any(|(birth, _)| birth < old)).map(|site| site.id).collect()
+        suspects
+            .filter(|site| site.births.iter().any(|(birth, _)| birth < old))
+            .map(|site| site.id)
+            .collect()
     }
 }

@@ -35,7 +35,10 @@ impl Session {
             WhenBusy::Wait => Some(WAITING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
             WhenBusy::Fail => None,
         };
-        if OWNER.compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if OWNER
+            .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
+            .is_err()
+        {
             return Err(Error::Busy);
         }
         hooks::capture_with(stacks::capture);

@@ -51,14 +51,22 @@ pub(crate) struct Survey {
 impl Survey {
     /// The live blocks of a site, oldest first.
     pub(crate) fn blocks_of(&self, site: usize) -> Vec<Block> {
-        let mut blocks: Vec<Block> = self.blocks.iter().filter(|(of, _)| *of == site).map(|(_, block)| *block).collect();
+        let mut blocks: Vec<Block> = self
+            .blocks
+            .iter()
+            .filter(|(of, _)| *of == site)
+            .map(|(_, block)| *block)
+            .collect();
         blocks.sort_unstable_by_key(|block| block.birth);
         blocks
     }
 
     /// The site of the block at `address`.
     pub(crate) fn site_of(&self, address: usize) -> Option<usize> {
-        self.blocks.iter().find(|(_, block)| block.address == address).map(|(site, _)| *site)
+        self.blocks
+            .iter()
+            .find(|(_, block)| block.address == address)
+            .map(|(site, _)| *site)
     }
 }
 

@@ -10,8 +10,15 @@ fn assert_leak(report: &Report, blocks: f64, bytes: f64, function: &str) {
     assert!(report.control.passed(), "{report}");
     assert_eq!(report.findings.len(), 1, "{report}");
     let finding = &report.findings[0];
-    assert_eq!((finding.blocks_per_call, finding.bytes_per_call), (blocks, bytes), "{report}");
-    assert!(finding.stack[0].function.as_deref().unwrap_or("").contains(function), "{report}");
+    assert_eq!(
+        (finding.blocks_per_call, finding.bytes_per_call),
+        (blocks, bytes),
+        "{report}"
+    );
+    assert!(
+        finding.stack[0].function.as_deref().unwrap_or("").contains(function),
+        "{report}"
+    );
 }
 
 fn assert_no_leak(report: &Report) {
@@ -93,6 +100,10 @@ fn a_vector_that_grows_for_ever_grows_in_bytes() {
     let report = check(|| all.push(1));
     assert_eq!(report.verdict, Verdict::Leak, "{report}");
     let finding = &report.findings[0];
-    assert_eq!((finding.certainty, finding.blocks_per_call), (Certainty::Growing, 0.0), "{report}");
+    assert_eq!(
+        (finding.certainty, finding.blocks_per_call),
+        (Certainty::Growing, 0.0),
+        "{report}"
+    );
     assert_eq!(finding.bytes_per_call, 8.0, "{report}");
 }

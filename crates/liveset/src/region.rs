@@ -78,7 +78,9 @@ impl Drop for Region {
 
 /// Whether `address` lies in a region of ours.
 pub fn is_own_memory(address: usize) -> bool {
-    OWN.lock().ranges().any(|(start, len)| address.wrapping_sub(start) < len)
+    OWN.lock()
+        .ranges()
+        .any(|(start, len)| address.wrapping_sub(start) < len)
 }
 
 /// Start and length in bytes of every region of ours, by rising address.

@@ -151,7 +151,11 @@ impl Totals {
 
     #[inline]
     fn part(&mut self, block: &Block) -> &mut Amount {
-        if block.foreign { &mut self.foreign } else { &mut self.own }
+        if block.foreign {
+            &mut self.foreign
+        } else {
+            &mut self.own
+        }
     }
 }
 

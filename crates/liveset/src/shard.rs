@@ -123,7 +123,11 @@ impl Shard {
     }
 
     fn grow(&mut self) -> Result<(), OutOfMemory> {
-        let bits = if self.region.is_none() { FIRST_BITS } else { self.bits + 1 };
+        let bits = if self.region.is_none() {
+            FIRST_BITS
+        } else {
+            self.bits + 1
+        };
         let region = Region::new(size_of::<Slot>() << bits)?;
         let mut bigger = Shard {
             region: Some(region),

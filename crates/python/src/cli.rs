@@ -16,7 +16,12 @@ use crate::{exit, statement};
 
 /// Find native memory leaks in Python extension modules.
 #[derive(Parser)]
-#[command(name = "leaktight", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "leaktight",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -128,7 +133,11 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
     let failed = |what| move |why: PyErr| explain(py, what, &why);
     let callee = statement::prepare(py, &arguments.setup.join("\n"), &arguments.statement)
         .map_err(failed("the setup or the statement"))?;
-    let raises = arguments.raises.as_deref().map(|name| exception(py, &callee, name)).transpose();
+    let raises = arguments
+        .raises
+        .as_deref()
+        .map(|name| exception(py, &callee, name))
+        .transpose();
     let raises = raises.map_err(failed("--raises"))?;
     let depth = Depth {
         max_calls: arguments.max_calls,
@@ -149,7 +158,10 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
 
 fn exception(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>> {
     let class = statement::exception_class(py, callee, name)?;
-    let is_exception = class.bind(py).cast::<PyType>().is_ok_and(|class| class.is_subclass_of::<PyBaseException>().unwrap_or(false));
+    let is_exception = class
+        .bind(py)
+        .cast::<PyType>()
+        .is_ok_and(|class| class.is_subclass_of::<PyBaseException>().unwrap_or(false));
     if is_exception {
         Ok(class)
     } else {
@@ -172,7 +184,10 @@ fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
         return exit::INDETERMINATE;
     }
     if why.is_instance_of::<PySystemExit>(py) {
-        eprintln!("leaktight: {what} called sys.exit({}), so it cannot be judged", why.value(py));
+        eprintln!(
+            "leaktight: {what} called sys.exit({}), so it cannot be judged",
+            why.value(py)
+        );
         return exit::USAGE;
     }
     why.print(py);
@@ -231,9 +246,18 @@ fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
     } else {
         println!("leaktight    {}", report.environment.leaktight);
         println!("interpreter  {}", report.environment.runtime);
-        println!("C library    {}, {}", report.environment.libc, report.environment.platform);
-        println!("patched      {} relocation slots in {} loaded objects, while a check runs", patched.1, patched.0);
-        println!("control      {} of {} planted leaks caught", report.control.caught, report.control.planted);
+        println!(
+            "C library    {}, {}",
+            report.environment.libc, report.environment.platform
+        );
+        println!(
+            "patched      {} relocation slots in {} loaded objects, while a check runs",
+            patched.1, patched.0
+        );
+        println!(
+            "control      {} of {} planted leaks caught",
+            report.control.caught, report.control.planted
+        );
         for missed in &report.control.missed {
             println!("             missed: {missed}");
         }
@@ -262,7 +286,9 @@ fn print(py: Python<'_>, report: &Report, output: &Output) {
 }
 
 fn terminal_width(py: Python<'_>) -> usize {
-    let size = py.import("shutil").and_then(|shutil| shutil.call_method0("get_terminal_size"));
+    let size = py
+        .import("shutil")
+        .and_then(|shutil| shutil.call_method0("get_terminal_size"));
     let columns = size.and_then(|size| size.get_item(0)?.extract::<usize>());
     columns.unwrap_or(100).max(40)
 }

@@ -14,20 +14,30 @@ pub(crate) fn holder(py: Python<'_>, types: &KnownTypes, block: &Block, address:
     if let Some(object) = types.object(py, block) {
         // SAFETY: a live object, see `KnownTypes::object`.
         let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
-        let referrers = gc.call_method1("get_referrers", (&object,)).ok()?.cast_into::<PyList>().ok()?;
+        let referrers = gc
+            .call_method1("get_referrers", (&object,))
+            .ok()?
+            .cast_into::<PyList>()
+            .ok()?;
         if let Some(name) = referrers.iter().find_map(|referrer| describe(py, &referrer)) {
             return Some(name);
         }
     }
     let objects = gc.call_method0("get_objects").ok()?.cast_into::<PyList>().ok()?;
-    objects.iter().find(|object| covers(object, address)).and_then(|object| describe(py, &object))
+    objects
+        .iter()
+        .find(|object| covers(object, address))
+        .and_then(|object| describe(py, &object))
 }
 
 /// Whether the word lies in the object itself.
 fn covers(object: &Bound<'_, PyAny>, address: usize) -> bool {
     let start = object.as_ptr() as usize;
     let class = object.get_type();
-    let size = class.getattr("__basicsize__").and_then(|size| size.extract::<usize>()).unwrap_or(0);
+    let size = class
+        .getattr("__basicsize__")
+        .and_then(|size| size.extract::<usize>())
+        .unwrap_or(0);
     address.wrapping_sub(start) < size
 }
 
@@ -40,7 +50,10 @@ fn describe(py: Python<'_>, object: &Bound<'_, PyAny>) -> Option<String> {
     }
     if let Ok(dict) = object.cast_exact::<PyDict>() {
         if let Ok(Some(name)) = dict.get_item("__name__") {
-            return name.extract::<String>().ok().map(|name| format!("the namespace of `{name}`"));
+            return name
+                .extract::<String>()
+                .ok()
+                .map(|name| format!("the namespace of `{name}`"));
         }
         let owner = owner_of(py, object).map(|name| format!(", {name}")).unwrap_or_default();
         return Some(format!("a dict of {} items{owner}", dict.len()));
@@ -56,10 +69,20 @@ fn describe(py: Python<'_>, object: &Bound<'_, PyAny>) -> Option<String> {
 
 /// The module-level name of a container: "`cache` of module `zoo`".
 fn owner_of(py: Python<'_>, object: &Bound<'_, PyAny>) -> Option<String> {
-    let modules = py.import("sys").ok()?.getattr("modules").ok()?.cast_into::<PyDict>().ok()?;
+    let modules = py
+        .import("sys")
+        .ok()?
+        .getattr("modules")
+        .ok()?
+        .cast_into::<PyDict>()
+        .ok()?;
     modules.iter().find_map(|(module, value)| {
         let namespace = value.getattr("__dict__").ok()?.cast_into::<PyDict>().ok()?;
         let (name, _) = namespace.iter().find(|(_, candidate)| candidate.is(object))?;
-        Some(format!("`{}` of module `{}`", name.extract::<String>().ok()?, module.extract::<String>().ok()?))
+        Some(format!(
+            "`{}` of module `{}`",
+            name.extract::<String>().ok()?,
+            module.extract::<String>().ok()?
+        ))
     })
 }

@@ -59,7 +59,11 @@ impl Drop for AtRest {
     fn drop(&mut self) {
         Python::attach(|py| {
             let gc = self.gc.bind(py);
-            let unfrozen = if self.frozen { gc.call_method0("unfreeze").err() } else { None };
+            let unfrozen = if self.frozen {
+                gc.call_method0("unfreeze").err()
+            } else {
+                None
+            };
             let flags = gc.call_method1("set_debug", (&self.debug_flags,)).err();
             for error in unfrozen.into_iter().chain(flags) {
                 error.write_unraisable(py, None);
@@ -71,5 +75,11 @@ impl Drop for AtRest {
 /// "CPython 3.11.7".
 pub(crate) fn name_and_version(py: Python<'_>) -> String {
     let version = py.version_info();
-    format!("CPython {}.{}.{}{}", version.major, version.minor, version.patch, version.suffix.unwrap_or(""))
+    format!(
+        "CPython {}.{}.{}{}",
+        version.major,
+        version.minor,
+        version.patch,
+        version.suffix.unwrap_or("")
+    )
 }

@@ -55,23 +55,25 @@ impl KnownTypes {
         if block.family != Family::PyObject {
             return None;
         }
-        [0, GC_HEAD, GC_HEAD + PRE_HEADER, PRE_HEADER].into_iter().find_map(|offset| {
-            if block.size < offset + OBJECT_HEAD || block.address % 16 != 0 {
-                return None;
-            }
-            let address = block.address + offset;
-            let (count, type_address) = read_head(address);
-            if !(1..=0xffff_ffff).contains(&count) || !self.addresses.contains(&type_address) {
-                return None;
-            }
-            // SAFETY: a live type, and the GIL is held.
-            let flags = unsafe { ffi::PyType_GetFlags(type_address as *mut ffi::PyTypeObject) } as usize;
-            (offset == head_size(py, flags)).then(|| Object {
-                address,
-                links: (flags & HAVE_GC != 0).then(|| address - GC_HEAD),
-                type_address,
+        [0, GC_HEAD, GC_HEAD + PRE_HEADER, PRE_HEADER]
+            .into_iter()
+            .find_map(|offset| {
+                if block.size < offset + OBJECT_HEAD || block.address % 16 != 0 {
+                    return None;
+                }
+                let address = block.address + offset;
+                let (count, type_address) = read_head(address);
+                if !(1..=0xffff_ffff).contains(&count) || !self.addresses.contains(&type_address) {
+                    return None;
+                }
+                // SAFETY: a live type, and the GIL is held.
+                let flags = unsafe { ffi::PyType_GetFlags(type_address as *mut ffi::PyTypeObject) } as usize;
+                (offset == head_size(py, flags)).then(|| Object {
+                    address,
+                    links: (flags & HAVE_GC != 0).then(|| address - GC_HEAD),
+                    type_address,
+                })
             })
-        })
     }
 
     /// The name of an object's type: bare for builtins, else with its module.

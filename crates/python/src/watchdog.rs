@@ -1,5 +1,8 @@
 //! Interrupts a call that does not return.
 
+use std::ffi::c_long;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,8 +17,11 @@ const GRACE: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// A thread that raises `TimeoutError` in the thread that made this, when the time is up and a
-/// while. Gone when dropped.
+/// while. Gone when dropped, which needs the GIL.
 pub(crate) struct Watchdog {
+    target: c_long,
+    /// Whether somebody still waits for the call. Read and written with the GIL held.
+    active: Arc<AtomicBool>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -24,36 +30,51 @@ impl Watchdog {
     /// Starts the clock. `give_up` is called when the call cannot be interrupted, being stuck in native code.
     pub(crate) fn start(budget: Duration, give_up: Option<fn(Duration)>) -> Watchdog {
         // SAFETY: returns the number of the calling thread.
-        let target = unsafe { ffi::PyThread_get_thread_ident() };
+        let target = unsafe { ffi::PyThread_get_thread_ident() } as c_long;
+        let active = Arc::new(AtomicBool::new(true));
         let (stop, stopped) = mpsc::channel::<()>();
-        let wait = move |time| matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout));
-        let thread = std::thread::Builder::new().name("leaktight-watchdog".to_owned()).spawn(move || {
+        let is_active = active.clone();
+        let watch = move || {
+            let wait = |time| matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout));
             if !wait(budget.saturating_add(GRACE)) {
                 return;
             }
             // Waits for the GIL on a thread of its own, since native code may never let go of it.
-            std::thread::spawn(move || {
-                Python::attach(|py| {
-                    let class = py.get_type::<PyTimeoutError>();
-                    // SAFETY: the GIL is held; an unknown thread number is ignored.
-                    unsafe { ffi::PyThreadState_SetAsyncExc(target as std::ffi::c_long, class.as_ptr()) };
-                });
-            });
+            std::thread::spawn(move || leaktight::unwatched(|| interrupt(target, &is_active)));
             if let Some(give_up) = give_up
                 && wait(LAST_WAIT)
             {
                 give_up(budget);
             }
-        });
+        };
+        // What the thread allocates is the tracker's own.
+        let thread = std::thread::Builder::new()
+            .name("leaktight-watchdog".to_owned())
+            .spawn(move || leaktight::unwatched(watch));
         Watchdog {
+            target,
+            active,
             stop: Some(stop),
             thread: thread.ok(),
         }
     }
 }
 
+fn interrupt(target: c_long, active: &AtomicBool) {
+    Python::attach(|py| {
+        if active.load(Ordering::Relaxed) {
+            let class = py.get_type::<PyTimeoutError>();
+            // SAFETY: the GIL is held; an unknown thread number is ignored.
+            unsafe { ffi::PyThreadState_SetAsyncExc(target, class.as_ptr()) };
+        }
+    });
+}
+
 impl Drop for Watchdog {
     fn drop(&mut self) {
+        self.active.store(false, Ordering::Relaxed);
+        // SAFETY: the GIL is held; null takes back what is not delivered yet.
+        unsafe { ffi::PyThreadState_SetAsyncExc(self.target, std::ptr::null_mut()) };
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // It waits for nothing but the channel, and never for the GIL.

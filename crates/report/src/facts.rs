@@ -16,8 +16,7 @@ pub(crate) fn facts(finding: &Finding) -> String {
         Kind::Garbage => ("object", Some("in a reference cycle")),
     };
     let count = count(finding, noun);
-    let bytes = (!is_zero(finding.bytes_per_call))
-        .then(|| format!("{} B per call", figure(finding.bytes_per_call)));
+    let bytes = (!is_zero(finding.bytes_per_call)).then(|| format!("{} B per call", figure(finding.bytes_per_call)));
     let (first, last) = match (finding.kind, bytes) {
         (Kind::Memory, Some(bytes)) => (bytes, Some(count)),
         (_, bytes) => (count, bytes),

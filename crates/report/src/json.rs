@@ -32,8 +32,7 @@ impl Report {
         };
         // Serialising fails for keys that are no strings and for types that refuse; there are
         // neither in a report.
-        serde_json::to_string_pretty(&document)
-            .expect("strings, numbers and lists always serialise")
+        serde_json::to_string_pretty(&document).expect("strings, numbers and lists always serialise")
     }
 
     /// Reads a document that [`to_json`](Report::to_json) wrote, here or in another version of
@@ -48,9 +47,7 @@ impl Report {
             None => return Err(Error::NoSchema),
             Some(Value::String(schema)) if schema == SCHEMA => {}
             Some(other) => {
-                return Err(Error::UnknownSchema {
-                    found: excerpt(other),
-                });
+                return Err(Error::UnknownSchema { found: excerpt(other) });
             }
         }
         // Read from the text again, not from the document: only so does an error name its line.
@@ -85,10 +82,7 @@ impl fmt::Display for Error {
                 error.column()
             ),
             Error::NoSchema => {
-                write!(
-                    f,
-                    "the document has no \"schema\" field, so it is no leaktight report"
-                )
+                write!(f, "the document has no \"schema\" field, so it is no leaktight report")
             }
             Error::UnknownSchema { found } => write!(
                 f,

@@ -196,9 +196,7 @@ mod figure {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub(super) fn serialize<S: Serializer>(figure: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Some(*figure)
-            .filter(|figure| figure.is_finite())
-            .serialize(serializer)
+        Some(*figure).filter(|figure| figure.is_finite()).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

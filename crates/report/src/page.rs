@@ -65,10 +65,8 @@ impl Page {
             let covered = common_start(content, lead_left);
             let (styled, plain) = content.split_at(covered);
             lead_left = lead_left[covered..].trim_start_matches(' ');
-            self.lines.push(format!(
-                "{before}{}{plain}",
-                self.paint.apply(lead.style, styled)
-            ));
+            self.lines
+                .push(format!("{before}{}{plain}", self.paint.apply(lead.style, styled)));
         }
     }
 

@@ -27,35 +27,23 @@ pub fn sentence(finding: &Finding) -> String {
         }
         (Kind::Reference, Certainty::Growing) => {
             let held = held.unwrap_or_else(|| holder_not_found(toll.count));
-            format!(
-                "{who} adds {}; {held}",
-                references(finding, toll.count, "to")
-            )
+            format!("{who} adds {}; {held}", references(finding, toll.count, "to"))
         }
         (Kind::OverRelease, _) => format!(
             "{who} takes away {}, which can then be freed while still in use",
             references(finding, toll.count, "too many from")
         ),
         (Kind::Fd, _) => {
-            let left = format!(
-                "{who} leaves {} open",
-                counted(toll.count, "file descriptor")
-            );
+            let left = format!("{who} leaves {} open", counted(toll.count, "file descriptor"));
             join(left, held)
         }
-        (Kind::Thread, _) => join(
-            format!("{who} leaves {} running", counted(toll.count, "thread")),
-            held,
-        ),
+        (Kind::Thread, _) => join(format!("{who} leaves {} running", counted(toll.count, "thread")), held),
         (Kind::Garbage, _) => {
             let objects = match &finding.type_name {
                 Some(name) => counted(toll.count, &format!("`{name}` object")),
                 None => counted(toll.count, "object"),
             };
-            join(
-                format!("{who} leaves {objects} behind in a reference cycle"),
-                held,
-            )
+            join(format!("{who} leaves {objects} behind in a reference cycle"), held)
         }
     }
 }
@@ -114,10 +102,7 @@ fn lost_memory(finding: &Finding, toll: &Toll) -> String {
     } else {
         blocks(finding, toll, " in all")
     };
-    format!(
-        "{} loses {what}: nothing points to {it} any more",
-        toll.who()
-    )
+    format!("{} loses {what}: nothing points to {it} any more", toll.who())
 }
 
 fn growing_memory(finding: &Finding, toll: &Toll) -> String {
@@ -127,11 +112,7 @@ fn growing_memory(finding: &Finding, toll: &Toll) -> String {
         return format!("one block grows by {bytes} {}; {held}", toll.when());
     }
     let held = held(finding, toll.count).unwrap_or_else(|| holder_not_found(toll.count));
-    format!(
-        "memory grows by {} {}; {held}",
-        blocks(finding, toll, ""),
-        toll.when()
-    )
+    format!("memory grows by {} {}; {held}", blocks(finding, toll, ""), toll.when())
 }
 
 /// `1 block of 48 bytes`, `2 blocks, 96 bytes`, ``1 `dict` (232 bytes)``. When blocks differ in
@@ -154,9 +135,9 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
             (None, None) => blocks,
         };
     };
-    let count = finding.objects_per_call.map_or(toll.count, |count| {
-        count * toll.every.map_or(1.0, |calls| calls as f64)
-    });
+    let count = finding
+        .objects_per_call
+        .map_or(toll.count, |count| count * toll.every.map_or(1.0, |calls| calls as f64));
     let objects = if is_one(count) {
         format!("1 `{name}`")
     } else {

@@ -14,9 +14,7 @@ const LEAST_SOURCE_COLUMNS: usize = 20;
 pub(crate) fn lines(frames: &[Frame], room: usize, paint: Paint) -> Vec<String> {
     let rows: Vec<Row> = frames.iter().map(Row::of).collect();
     let widths = Widths::fit(&rows, room);
-    rows.iter()
-        .map(|row| row.line(widths, room, paint))
-        .collect()
+    rows.iter().map(|row| row.line(widths, room, paint)).collect()
 }
 
 struct Row {
@@ -60,11 +58,7 @@ impl Row {
                 widths.location,
                 LOCATION,
             ),
-            (
-                shorten_end(&self.source, widths.source),
-                widths.source,
-                PLAIN,
-            ),
+            (shorten_end(&self.source, widths.source), widths.source, PLAIN),
         ];
         let mut line = String::new();
         let mut padding = 0;
@@ -187,12 +181,7 @@ mod tests {
     #[test]
     fn narrower_terminals_lose_the_source_line_first() {
         let stack = [
-            frame(
-                "copy_field",
-                "tests/zoo/c/zoo.c",
-                42,
-                "char *copy = strdup(field);",
-            ),
+            frame("copy_field", "tests/zoo/c/zoo.c", 42, "char *copy = strdup(field);"),
             frame("parse_header", "tests/zoo/c/zoo.c", 61, ""),
         ];
         assert_eq!(

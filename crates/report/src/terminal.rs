@@ -23,15 +23,14 @@ pub(crate) fn visible(text: &str) -> String {
                     | '\u{2066}'..='\u{2069}'
             )
     };
-    text.chars()
-        .fold(String::with_capacity(text.len()), |mut shown, c| {
-            if acts(c) {
-                shown.extend(c.escape_default());
-            } else {
-                shown.push(c);
-            }
-            shown
-        })
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if acts(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+        shown
+    })
 }
 
 /// Columns that the text takes on a terminal: 2 for most East Asian characters and emoji.
@@ -41,20 +40,14 @@ pub(crate) fn columns(text: &str) -> usize {
 
 /// Cuts the end off: for source lines.
 pub(crate) fn shorten_end(text: &str, columns: usize) -> String {
-    shorten(text, columns, |text, room| {
-        format!("{}{ELLIPSIS}", head(text, room))
-    })
+    shorten(text, columns, |text, room| format!("{}{ELLIPSIS}", head(text, room)))
 }
 
 /// Cuts the middle out: for function names, which are told apart by both ends.
 pub(crate) fn shorten_middle(text: &str, columns: usize) -> String {
     shorten(text, columns, |text, room| {
         let before = room.div_ceil(2);
-        format!(
-            "{}{ELLIPSIS}{}",
-            head(text, before),
-            tail(text, room - before)
-        )
+        format!("{}{ELLIPSIS}{}", head(text, before), tail(text, room - before))
     })
 }
 
@@ -62,9 +55,7 @@ pub(crate) fn shorten_middle(text: &str, columns: usize) -> String {
 pub(crate) fn shorten_start(text: &str, columns: usize) -> String {
     shorten(text, columns, |text, room| {
         let end = tail(text, room);
-        let whole_names = end
-            .find(['/', '\\'])
-            .map_or("", |separator| &end[separator..]);
+        let whole_names = end.find(['/', '\\']).map_or("", |separator| &end[separator..]);
         let end = if whole_names.width() * 2 >= room {
             whole_names
         } else {
@@ -131,32 +122,17 @@ mod tests {
 
     #[test]
     fn nothing_that_acts_on_the_terminal_is_left() {
-        assert_eq!(
-            visible("a\x1b[2Jb\r\n\t\u{9b}0m"),
-            r"a\u{1b}[2Jb\r\n\t\u{9b}0m"
-        );
+        assert_eq!(visible("a\x1b[2Jb\r\n\t\u{9b}0m"), r"a\u{1b}[2Jb\r\n\t\u{9b}0m");
         assert_eq!(visible("safe\u{202e}gnirts"), r"safe\u{202e}gnirts");
         assert_eq!(visible("größe \\x00 日本"), "größe \\x00 日本");
     }
 
     #[test]
     fn shortened_text_fits_and_keeps_what_tells_it_apart() {
-        assert_eq!(
-            shorten_end("char *copy = strdup(field);", 12),
-            "char *copy …"
-        );
-        assert_eq!(
-            shorten_middle("std::vector<int>::push_back", 15),
-            "std::ve…sh_back"
-        );
-        assert_eq!(
-            shorten_start("src/deep/down/zoo.c:42", 16),
-            "…/down/zoo.c:42"
-        );
-        assert_eq!(
-            shorten_start("averyveryverylongname.c:42", 10),
-            "…name.c:42"
-        );
+        assert_eq!(shorten_end("char *copy = strdup(field);", 12), "char *copy …");
+        assert_eq!(shorten_middle("std::vector<int>::push_back", 15), "std::ve…sh_back");
+        assert_eq!(shorten_start("src/deep/down/zoo.c:42", 16), "…/down/zoo.c:42");
+        assert_eq!(shorten_start("averyveryverylongname.c:42", 10), "…name.c:42");
         assert_eq!(shorten_start("short.c:1", 10), "short.c:1");
     }
 
@@ -174,10 +150,7 @@ mod tests {
             wrap("note: one two three", 12, 2, 4),
             ["  note: one", "    two", "    three"]
         );
-        assert_eq!(
-            wrap("abcdefghijkl", 8, 2, 4),
-            ["  abcd", "    efgh", "    ijkl"]
-        );
+        assert_eq!(wrap("abcdefghijkl", 8, 2, 4), ["  abcd", "    efgh", "    ijkl"]);
         assert_eq!(wrap("", 8, 2, 4), [""]);
     }
 }

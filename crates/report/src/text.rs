@@ -169,11 +169,7 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
 /// `… and 3 more frames`, of a list that is longer than what is shown.
 fn more(length: usize, shown: usize, noun: &str) -> Option<String> {
     let hidden = length.checked_sub(shown).filter(|&hidden| hidden > 0)? as u64;
-    Some(format!(
-        "… and {} more {}",
-        integer(hidden),
-        plural(hidden, noun)
-    ))
+    Some(format!("… and {} more {}", integer(hidden), plural(hidden, noun)))
 }
 
 /// `CPython 3.11.7, glibc 2.36; control: 3 of 3 planted leaks caught; 96 calls, 0.03 s`.
@@ -189,19 +185,12 @@ fn footer(report: &Report) -> String {
         }
     };
     let calls = format!("{} {}", integer(report.calls), plural(report.calls, "call"));
-    let effort = join(
-        &[&calls, &seconds(report.seconds).unwrap_or_default()],
-        ", ",
-    );
+    let effort = join(&[&calls, &seconds(report.seconds).unwrap_or_default()], ", ");
     join(&[&environment, &control, &effort], "; ")
 }
 
 /// Joins what is not empty.
 fn join(parts: &[&str], separator: &str) -> String {
-    let parts: Vec<&str> = parts
-        .iter()
-        .copied()
-        .filter(|part| !part.is_empty())
-        .collect();
+    let parts: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
     parts.join(separator)
 }

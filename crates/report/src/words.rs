@@ -29,20 +29,12 @@ pub(crate) fn figure(x: f64) -> String {
 
 /// `1 block`, `2 blocks`, `0.35 blocks`.
 pub(crate) fn counted(x: f64, noun: &str) -> String {
-    format!(
-        "{} {}",
-        figure(x),
-        plural(if is_one(x) { 1 } else { 2 }, noun)
-    )
+    format!("{} {}", figure(x), plural(if is_one(x) { 1 } else { 2 }, noun))
 }
 
 /// The noun alone: `block` for one, `blocks` for any other count. All our nouns take an s.
 pub(crate) fn plural(n: u64, noun: &str) -> String {
-    if n == 1 {
-        noun.into()
-    } else {
-        format!("{noun}s")
-    }
+    if n == 1 { noun.into() } else { format!("{noun}s") }
 }
 
 /// Whether a figure reads as `1`, which decides on singular and plural.

@@ -1,8 +1,7 @@
 //! What holds for every report, however odd.
 
 use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict,
-    sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -77,10 +76,7 @@ type Texts = fn() -> BoxedStrategy<String>;
 
 /// Any characters at all, control characters more often than chance has it.
 fn any_text() -> BoxedStrategy<String> {
-    let characters = vec(
-        prop_oneof![any::<char>(), proptest::char::range('\0', '\u{a0}')],
-        0..40,
-    );
+    let characters = vec(prop_oneof![any::<char>(), proptest::char::range('\0', '\u{a0}')], 0..40);
     prop_oneof![
         characters.prop_map(String::from_iter),
         "[a-z_]{1,80}",
@@ -117,12 +113,7 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
         Just(Verdict::Bounded),
         Just(Verdict::Indeterminate),
     ];
-    let head = (
-        text(),
-        verdict,
-        text(),
-        vec(finding(text, figure.clone()), 0..4),
-    );
+    let head = (text(), verdict, text(), vec(finding(text, figure.clone()), 0..4));
     let counts = (any::<u64>(), any::<u64>(), figure);
     let control = (0..5_u32, 0..5_u32, vec(text(), 0..3));
     let notes = (vec(text(), 0..3), vec(text(), 0..3));
@@ -183,35 +174,29 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         option::of(text()),
         text(),
     );
-    (
-        (kind, certainty, severity),
-        figures,
-        texts,
-        vec(frame(text), 0..15),
+    ((kind, certainty, severity), figures, texts, vec(frame(text), 0..15)).prop_map(
+        |(
+            (kind, certainty, severity),
+            (blocks_per_call, bytes_per_call, block_size, every),
+            (allocator, via, type_name, holder, message),
+            stack,
+        )| Finding {
+            kind,
+            certainty,
+            severity,
+            blocks_per_call,
+            bytes_per_call,
+            block_size,
+            every,
+            allocator,
+            via,
+            objects_per_call: type_name.as_ref().map(|_| blocks_per_call),
+            type_name,
+            holder,
+            stack,
+            message,
+        },
     )
-        .prop_map(
-            |(
-                (kind, certainty, severity),
-                (blocks_per_call, bytes_per_call, block_size, every),
-                (allocator, via, type_name, holder, message),
-                stack,
-            )| Finding {
-                kind,
-                certainty,
-                severity,
-                blocks_per_call,
-                bytes_per_call,
-                block_size,
-                every,
-                allocator,
-                via,
-                objects_per_call: type_name.as_ref().map(|_| blocks_per_call),
-                type_name,
-                holder,
-                stack,
-                message,
-            },
-        )
 }
 
 fn frame(text: Texts) -> impl Strategy<Value = Frame> {

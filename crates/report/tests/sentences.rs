@@ -159,12 +159,7 @@ fn resources() {
         "every 2nd call leaves 2 file descriptors open; they are still held by f"
     );
     assert_eq!(
-        sentence(&counted(
-            Kind::Thread,
-            Certainty::Growing,
-            "pthread_create",
-            ""
-        )),
+        sentence(&counted(Kind::Thread, Certainty::Growing, "pthread_create", "")),
         "every call leaves 1 thread running"
     );
     assert_eq!(

@@ -4,23 +4,15 @@ mod samples;
 
 use insta::assert_snapshot;
 use leaktight_report::{Certainty, Control, Finding, Frame, Kind, Report, Style, Verdict};
-use samples::{
-    clean, counted, growing_registry, growing_vector, leak, lost_copy, lost_dict, with_message,
-};
+use samples::{clean, counted, growing_registry, growing_vector, leak, lost_copy, lost_dict, with_message};
 
 /// The text between two bars, so that a snapshot shows spaces at the ends.
 fn at_width(report: &Report, width: usize) -> String {
-    let text = report.text(Style {
-        color: false,
-        width,
-    });
+    let text = report.text(Style { color: false, width });
     assert!(!text.contains('\x1b'));
     for line in text.lines() {
         assert_eq!(line, line.trim_end(), "spaces at the end of a line");
-        assert!(
-            line.chars().count() <= width,
-            "wider than {width} columns: {line}"
-        );
+        assert!(line.chars().count() <= width, "wider than {width} columns: {line}");
     }
     text
 }
@@ -53,9 +45,7 @@ fn leak_at_60_columns() {
 fn several_findings() {
     let report = Report {
         period: 512,
-        blind_spots: vec![
-            "memory that pyarrow takes from its own jemalloc; 12 MiB are mapped there".into(),
-        ],
+        blind_spots: vec!["memory that pyarrow takes from its own jemalloc; 12 MiB are mapped there".into()],
         remarks: vec!["tracemalloc was on, so its own blocks were left out".into()],
         ..leak(
             "zoo.everything()",
@@ -168,10 +158,7 @@ fn colour() {
         },
         ..clean()
     };
-    let text = unchecked.text(Style {
-        color: true,
-        width: 60,
-    });
+    let text = unchecked.text(Style { color: true, width: 60 });
     assert_snapshot!("colour_failed_control", text.replace('\x1b', "␛"));
 }
 
@@ -180,13 +167,7 @@ fn colour_changes_nothing_but_colour() {
     let report = leak("zoo.register(name)", vec![growing_registry(), lost_dict()]);
     for width in [20, 40, 77, 120] {
         let coloured = report.text(Style { color: true, width });
-        assert_eq!(
-            uncoloured(&coloured),
-            report.text(Style {
-                color: false,
-                width
-            })
-        );
+        assert_eq!(uncoloured(&coloured), report.text(Style { color: false, width }));
     }
 }
 

@@ -16,7 +16,9 @@ const MAX_PYTHON: usize = 32;
 pub fn capture(inside: usize) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
-    let count = native_frames(&mut native, inside, |address| interpreter.is_some_and(|it| it.evaluates(address)));
+    let count = native_frames(&mut native, inside, |address| {
+        interpreter.is_some_and(|it| it.evaluates(address))
+    });
 
     let mut words = [0u64; 1 + MAX_NATIVE + 2 * MAX_PYTHON];
     for (word, frame) in words[1..].iter_mut().zip(&native[..count]) {

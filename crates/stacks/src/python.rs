@@ -100,7 +100,12 @@ impl Layout {
     }
 
     /// Walks the frames of a thread state, innermost first. `read` reads a word, or says that it cannot.
-    fn walk(&self, thread: usize, read: impl Fn(usize) -> Option<usize>, mut each: impl FnMut(PythonFrame) -> bool) -> Option<()> {
+    fn walk(
+        &self,
+        thread: usize,
+        read: impl Fn(usize) -> Option<usize>,
+        mut each: impl FnMut(PythonFrame) -> bool,
+    ) -> Option<()> {
         let mut frame = read(thread + self.thread_to_frame.0)?;
         if let Some(second) = self.thread_to_frame.1 {
             frame = read(frame + second)?;
@@ -196,7 +201,8 @@ impl Interpreter {
         };
         if thread != 0 {
             // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
-            self.layout.walk(thread, |address| Some(unsafe { *(address as *const usize) }), each);
+            self.layout
+                .walk(thread, |address| Some(unsafe { *(address as *const usize) }), each);
         }
     }
 }

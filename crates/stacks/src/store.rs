@@ -95,7 +95,9 @@ fn code_objects(words: &[u64], each: impl Fn(&Interpreter, u64)) {
     if let Some(interpreter) = Interpreter::current()
         && python > 0
     {
-        words[1 + native..].chunks_exact(2).for_each(|pair| each(interpreter, pair[0]));
+        words[1 + native..]
+            .chunks_exact(2)
+            .for_each(|pair| each(interpreter, pair[0]));
     }
 }
 
@@ -171,9 +173,9 @@ impl Store {
 }
 
 fn hash(words: &[u64]) -> u64 {
-    let mixed = words
-        .iter()
-        .fold(0u64, |hash, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95));
+    let mixed = words.iter().fold(0u64, |hash, word| {
+        (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+    });
     mixed ^ mixed >> 32
 }
 

@@ -45,7 +45,11 @@ impl Symbols {
 
     /// The functions at each address, innermost first; at least one entry for each address.
     pub fn resolve(&mut self, addresses: &[u64]) -> Result<Vec<Rc<[Location]>>, Error> {
-        let mut unknown: Vec<u64> = addresses.iter().copied().filter(|at| !self.known.contains_key(at)).collect();
+        let mut unknown: Vec<u64> = addresses
+            .iter()
+            .copied()
+            .filter(|at| !self.known.contains_key(at))
+            .collect();
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
@@ -131,7 +135,10 @@ fn object_of(address: u64) -> (Option<String>, Option<u64>) {
     // glibc names the main program as it was started, which need not be a path.
     let name = match name.contains('/') {
         true => name.into_owned(),
-        false => std::env::current_exe().unwrap_or(PathBuf::from(&*name)).to_string_lossy().into_owned(),
+        false => std::env::current_exe()
+            .unwrap_or(PathBuf::from(&*name))
+            .to_string_lossy()
+            .into_owned(),
     };
     (Some(name), Some(offset))
 }

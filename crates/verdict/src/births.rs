@@ -130,7 +130,10 @@ impl Births {
                 Rate {
                     blocks: blocks as f64 / calls,
                     bytes: bytes as f64 / calls,
-                    every: births.windows(2).all(|pair| pair[1].0 - pair[0].0 == gap).then_some(gap),
+                    every: births
+                        .windows(2)
+                        .all(|pair| pair[1].0 - pair[0].0 == gap)
+                        .then_some(gap),
                 }
             }
         }

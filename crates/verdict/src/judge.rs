@@ -153,7 +153,13 @@ impl Judge {
             None => self.go_on(calls, sites),
         };
         if calls >= self.rules.clean_at() {
-            self.earlier = (calls, sites.iter().map(|site| (site.id, (site.births.total(), site.peers))).collect());
+            self.earlier = (
+                calls,
+                sites
+                    .iter()
+                    .map(|site| (site.id, (site.births.total(), site.peers)))
+                    .collect(),
+            );
         }
         result
     }
@@ -193,7 +199,9 @@ impl Judge {
     /// The verdict, if it already stands.
     fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
         let states: Vec<State> = sites.iter().map(|site| self.state(site, calls)).collect();
-        let undecided = states.iter().any(|state| matches!(state, State::Open(_) | State::Falling));
+        let undecided = states
+            .iter()
+            .any(|state| matches!(state, State::Open(_) | State::Falling));
         let mut findings: Vec<SiteFinding> = states
             .into_iter()
             .filter_map(|state| match state {
@@ -215,7 +223,11 @@ impl Judge {
         }
         // A single step may have begun something; long after, it was one.
         let late = calls > self.rules.confirm();
-        let rises = if late { self.trend.still_rises(calls) } else { self.trend.rises(calls) };
+        let rises = if late {
+            self.trend.still_rises(calls)
+        } else {
+            self.trend.rises(calls)
+        };
         if early || rises {
             return None;
         }
@@ -280,13 +292,25 @@ impl Judge {
     /// from place to place, and the block keeps its birth.
     fn growth(&self, site: &Site, calls: u32) -> Growth {
         let (earlier_call, earlier) = &self.earlier;
-        let Some((before, peers)) = earlier.get(&site.id).filter(|_| *earlier_call > 0 && *earlier_call < calls) else {
+        let Some((before, peers)) = earlier
+            .get(&site.id)
+            .filter(|_| *earlier_call > 0 && *earlier_call < calls)
+        else {
             return Growth::Some;
         };
         let now = site.births.total();
         let born = site.births.between(*earlier_call + 1, calls + 1).blocks;
-        let grown = now.blocks.saturating_sub(before.blocks).min(site.peers.blocks.saturating_sub(peers.blocks));
-        if grown == 0 && now.bytes.saturating_sub(before.bytes).min(site.peers.bytes.saturating_sub(peers.bytes)) == 0 {
+        let grown = now
+            .blocks
+            .saturating_sub(before.blocks)
+            .min(site.peers.blocks.saturating_sub(peers.blocks));
+        if grown == 0
+            && now
+                .bytes
+                .saturating_sub(before.bytes)
+                .min(site.peers.bytes.saturating_sub(peers.bytes))
+                == 0
+        {
             Growth::None
         } else if grown * 2 >= born {
             Growth::AsBorn

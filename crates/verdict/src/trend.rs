@@ -71,7 +71,9 @@ mod tests {
 
     fn trend(bytes: impl Fn(u32) -> u64) -> Trend {
         let mut trend = Trend::default();
-        (1..=16_384u32).filter(|call| call % 32 == 0).for_each(|call| trend.add(call, bytes(call)));
+        (1..=16_384u32)
+            .filter(|call| call % 32 == 0)
+            .for_each(|call| trend.add(call, bytes(call)));
         trend
     }
 
@@ -98,6 +100,9 @@ mod tests {
         }
         let step = trend(|call| if call < 3000 { 0 } else { 65_536 });
         assert!(step.rises(16_384) && !step.still_rises(16_384), "one step");
-        assert!(!trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384), "logarithmic");
+        assert!(
+            !trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384),
+            "logarithmic"
+        );
     }
 }

@@ -2,9 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Verdict, sentence,
-};
+use leaktight_report::{Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Verdict, sentence};
 
 /// A clean report; the others start from it.
 pub fn clean() -> Report {
@@ -112,14 +110,8 @@ pub fn growing_registry() -> Finding {
                 ..Frame::default()
             },
             Frame {
-                function: Some(
-                    "std::_Hashtable<std::string, Entry, std::hash<std::string>>::emplace".into(),
-                ),
-                ..native(
-                    "",
-                    203,
-                    "registry.emplace(name, Entry{id, owner, flags, nullptr});",
-                )
+                function: Some("std::_Hashtable<std::string, Entry, std::hash<std::string>>::emplace".into()),
+                ..native("", 203, "registry.emplace(name, Entry{id, owner, flags, nullptr});")
             },
             python("<module>", "<statement>", 1),
         ],

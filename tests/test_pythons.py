@@ -1,0 +1,75 @@
+"""The same wheel on every interpreter that is found here."""
+
+import json
+import os
+
+import pytest
+import support
+
+EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
+PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+
+
+@pytest.fixture(params=PYTHONS, ids=str)
+def python(request):
+    return request.param
+
+
+def test_info_says_what_can_be_seen(python):
+    done = support.leaktight(python, "info", "--json")
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["runtime"].startswith(f"CPython {python.version[0]}.{python.version[1]}")
+    assert facts["patched_slots"] >= 10
+    assert facts["control"] == {"planted": 3, "caught": 3, "missed": []}
+    # Known layouts all: a version whose frames cannot be read would say so.
+    assert not any("frames" in spot for spot in facts["blind_spots"])
+
+
+def test_python_frames_have_the_right_functions_and_lines(python):
+    setup = "import zoo\ndef inner():\n    zoo.leak_malloc()\n\n\ndef outer():\n    x = 1\n    inner()"
+    done = support.leaktight(python, "check", "--json", "-s", setup, "outer()")
+    frames = [frame for frame in json.loads(done.stdout)["findings"][0]["stack"] if frame["python"]]
+    shown = [(frame["function"], frame["file"], frame["line"]) for frame in frames]
+    assert shown == [("inner", "<setup>", 3), ("outer", "<setup>", 8), ("<module>", "<statement>", 1)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("keep.append({})", "dict"),
+        ("keep.append([None])", "list"),
+        ("keep.append((next(n),))", "tuple"),
+        ("keep.append(b'%d' % next(n))", "bytes"),
+        ("keep.append(float(next(n)))", "float"),
+        ("keep.append(Slotted())", "__main__.Slotted"),
+    ],
+)
+def test_what_grows_is_named_with_its_type_and_its_holder(python, statement, name):
+    setup = (
+        "import itertools\nn = itertools.count(10**9)\nkeep = []\n"
+        "class Slotted:\n    __slots__ = ('x', '__weakref__')"
+    )
+    done = support.leaktight(python, "check", "--json", "-s", setup, statement)
+    report = json.loads(done.stdout)
+    assert report["verdict"] == "leak", done.stdout
+    found = [finding for finding in report["findings"] if finding.get("type_name") == name]
+    assert len(found) == 1, done.stdout
+    assert (found[0]["objects_per_call"], found[0]["certainty"]) == (1.0, "growing")
+    assert "list" in found[0]["holder"]
+
+
+def test_the_library_returns_typed_objects(python):
+    code = (
+        "import leaktight, zoo\n"
+        "report = leaktight.check(zoo.leak_malloc)\n"
+        "finding = report.findings[0]\n"
+        "assert (report.verdict, finding.kind, finding.certainty) == ('leak', 'memory', 'lost')\n"
+        "assert (finding.blocks_per_call, finding.bytes_per_call) == (1.0, 100.0)\n"
+        "assert finding.stack[0].function == 'leak_malloc', finding.stack\n"
+        "again = leaktight.Report.from_json(report.to_json())\n"
+        "assert again == report and str(again) == str(report)\n"
+        "assert leaktight.check(zoo.twin_malloc).verdict == 'clean'\n"
+    )
+    done = support.run(python, ["-c", code], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,27 @@
+"""Every leak of the zoo is found at its exact size and line, and no twin is called one."""
+
+import os
+
+import pytest
+import support
+
+EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
+PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+@pytest.mark.parametrize("case", support.CASES, ids=lambda case: case.name)
+def test_case(python, case):
+    report = support.check(python, case)
+    assert support.complaint(python, case, report) == ""
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_an_error_path_is_reached_with_raises(python):
+    for case in support.CASES:
+        if case.raises is not None and case.verdict == "leak":
+            done = support.leaktight(
+                python, "check", "-s", case.setup, "--raises", case.raises, case.bare_statement
+            )
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert case.function.rsplit("::", 1)[-1] in done.stdout
