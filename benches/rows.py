@@ -39,7 +39,7 @@ class Summary:
     ok: bool
 
 
-def verdict(name: str, what: str, subject: str, limit: float) -> Row:
+def verdict(name: str, what: str, subject: str, limit: Optional[float]) -> Row:
     ours = Variant("leaktight", ("verdict.py", "leaktight", subject))
     rival = Variant("psleak", ("verdict.py", "psleak", subject), environment={"PYTHONMALLOC": "malloc"})
     return Row(name, what, (ours, rival), "ratio", "ms", 1000, limit)
@@ -58,6 +58,8 @@ def workload(name: str, what: str, prefix: str, limit: Optional[float]) -> Row:
 ROWS = (
     verdict("clean", "CPU time of the verdict on a function that does nothing", "noop", 1 / 5),
     verdict("leak", "CPU time of the verdict on 100 bytes of malloc lost per call", "malloc", 1 / 10),
+    verdict("busy-clean", "CPU time of the verdict on a clean function that takes longer", "busy", None),
+    verdict("busy-leak", "CPU time of the verdict on a leaking function that takes longer", "busy-malloc", None),
     Row(
         "pair",
         "a malloc/free pair while tracked, without stacks",

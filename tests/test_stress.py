@@ -19,6 +19,7 @@ LIBRARY = """
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static atomic_int stopping;
 static pthread_t threads[8];
@@ -43,8 +44,10 @@ size_t touch(size_t count)
 static void *body(void *unused)
 {
     (void)unused;
-    while (!stopping)
+    while (!stopping) {
         touch(50);
+        usleep(200);
+    }
     return NULL;
 }
 
@@ -72,21 +75,24 @@ library, seconds = sys.argv[1], float(sys.argv[2])
 counts, wrong = collections.Counter(), []
 over = threading.Event()
 
+# Each lets go for a moment after a round, or two processors would do nothing else.
+PAUSE = 0.0005
+
 def allocate():
-    while not over.is_set():
+    while not over.wait(PAUSE):
         kept = [bytes(n) for n in range(0, 3000, 7)]
         tables = [{str(n): [n]} for n in range(50)]
         counts["allocation rounds"] += 1
 
 def start_and_end_threads():
-    while not over.is_set():
+    while not over.wait(PAUSE):
         threads = [threading.Thread(target=bytes, args=(1000,)) for _ in range(4)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         counts["threads"] += len(threads)
 
 def import_modules():
-    while not over.is_set():
+    while not over.wait(PAUSE):
         for name in ("colorsys", "stringprep", "keyword", "bisect"):
             sys.modules.pop(name, None)
             importlib.import_module(name)
@@ -94,7 +100,7 @@ def import_modules():
 
 def load_and_unload():
     for number in itertools.count():
-        if over.is_set():
+        if over.wait(PAUSE):
             return
         copy = f"{library}.{number}.so"
         shutil.copy(library, copy)
@@ -105,7 +111,7 @@ def load_and_unload():
         counts["loaded and unloaded"] += 1
 
 def fork_children():
-    while not over.is_set():
+    while not over.wait(PAUSE):
         child = os.fork()
         if child == 0:
             kept = [bytes(n) for n in range(600)]
@@ -127,7 +133,8 @@ for thread in threads: thread.start()
 signal.signal(signal.SIGALRM, tick)
 signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
 
-LEAKS = [("leak_malloc", 1, 100), ("leak_pymem", 1, 80), ("leak_nested", 1, 256), ("leak_list", 1, 56), ("leak_strdup", 1, 5)]
+# (None of them comes from a free list: there another thread may have put what a call takes.)
+LEAKS = [("leak_malloc", 1, 100), ("leak_pymem", 1, 80), ("leak_nested", 1, 256), ("leak_bytes", 1, 133), ("leak_strdup", 1, 5)]
 TWINS = ["twin_malloc", "twin_strdup", "twin_pymem", "twin_fragmenting"]
 end = time.monotonic() + seconds
 for number in itertools.count():

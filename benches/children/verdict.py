@@ -1,15 +1,26 @@
-"""verdict.py leaktight|psleak noop|malloc: CPU seconds of the first check in a process.
+"""verdict.py leaktight|psleak noop|malloc|busy|busy-malloc: CPU seconds of the first check in a process.
 
 Imports are not counted. A wrong verdict is an error: its time would mean nothing.
 """
 
+import functools
 import sys
 import time
 import warnings
 
 
+#: Some 20 microseconds, as an ordinary short call takes.
+BUSY_ROUNDS = 1000
+
+
 def noop():
     pass
+
+
+def busy(function=noop):
+    function()
+    for _ in range(BUSY_ROUNDS):
+        pass
 
 
 def leaktight_check(function):
@@ -41,12 +52,12 @@ def psleak_check(function):
 
 def main():
     tool, subject = sys.argv[1:]
-    if subject == "noop":
-        function, expected = noop, "clean"
-    else:
+    function, expected = {"noop": noop, "busy": busy}.get(subject), "clean"
+    if function is None:
         import zoo
 
-        function, expected = zoo.leak_malloc, "leak"
+        leak, expected = zoo.leak_malloc, "leak"
+        function = functools.partial(busy, leak) if subject == "busy-malloc" else leak
     verdict, seconds = {"leaktight": leaktight_check, "psleak": psleak_check}[tool](function)
     if verdict != expected:
         sys.exit(f"{tool} says {verdict} of {subject}, not {expected}")

@@ -101,7 +101,11 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
         if sites.place(found.site).foreign && origin.frames.is_empty() {
             origin.via.get_or_insert("another thread".to_owned());
         }
-        match groups.iter_mut().find(|group| group.origin.frames == origin.frames) {
+        let grows_in_bytes = |found: &SiteFinding| found.rate.blocks == 0.0;
+        let is_same = |group: &&mut Group| {
+            group.origin.frames == origin.frames && grows_in_bytes(&group.members[0].0) == grows_in_bytes(found)
+        };
+        match groups.iter_mut().find(is_same) {
             Some(group) => group.members.push((*found, blocks)),
             None => groups.push(Group {
                 origin,
@@ -161,11 +165,9 @@ fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> 
 
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
     let rates = || group.members.iter().map(|(found, _)| found.rate);
-    let blocks: Vec<Block> = group
-        .members
-        .iter()
-        .flat_map(|(_, blocks)| blocks.iter().copied())
-        .collect();
+    let members = group.members.iter();
+    let mut blocks: Vec<Block> = members.flat_map(|(_, blocks)| blocks.iter().copied()).collect();
+    blocks.sort_unstable_by_key(|block| block.birth);
     let lost = group
         .members
         .iter()
@@ -229,18 +231,37 @@ fn objects_per_call<S: Subject>(group: &Group, name: &str, subject: &mut S) -> f
     sites.map(|(found, _)| found.rate.blocks).sum()
 }
 
-/// What holds the youngest blocks: static data of a module, or something that the runtime knows.
+/// What holds the blocks: of objects whoever the runtime says refers to them, of other blocks the static
+/// data of a module or else the object that points there. The youngest are asked first; a stale
+/// word may lead nowhere, so several are.
 fn holder<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
     const TRIES: usize = 8;
     let reach = reach?;
-    blocks.iter().rev().take(TRIES).find_map(|block| {
+    let (objects, others): (Vec<&Block>, Vec<&Block>) = blocks
+        .iter()
+        .rev()
+        .take(ENOUGH)
+        .partition(|block| subject.type_name(block).is_some());
+    let of_object = |block: &Block, subject: &mut S| subject.holder(block, reach.root_of(block.address)?);
+    let of_other = |block: &Block, subject: &mut S| {
         let root = reach.root_of(block.address)?;
-        static_data(root).or_else(|| subject.holder(block, root))
-    })
+        static_data(root, subject).or_else(|| subject.holder(block, root))
+    };
+    objects
+        .into_iter()
+        .take(TRIES)
+        .find_map(|block| of_object(block, subject))
+        .or_else(|| {
+            others
+                .into_iter()
+                .take(TRIES)
+                .find_map(|block| of_other(block, subject))
+        })
 }
 
-/// The module whose static data the address lies in, and the variable if its name is exported.
-fn static_data(address: usize) -> Option<String> {
+/// The module whose static data the address lies in, and the variable if its name is exported. The
+/// runtime's own data names nobody.
+fn static_data<S: Subject>(address: usize, subject: &S) -> Option<String> {
     let mut module = None;
     loaded_objects(|object| {
         if module.is_none() && object.writable().any(|(start, len)| address.wrapping_sub(start) < len) {
@@ -253,10 +274,24 @@ fn static_data(address: usize) -> Option<String> {
         Some(name) if !name.is_empty() => name,
         _ => "the program",
     };
+    if subject.is_runtime(&executable_or(&path)) {
+        return None;
+    }
     Some(match variable_at(address) {
         Some(variable) => format!("static data of {name} (`{variable}`)"),
         None => format!("static data of {name} (+{offset:#x})"),
     })
+}
+
+/// The loader has no name for the main program.
+fn executable_or(path: &str) -> String {
+    let program = || {
+        std::env::current_exe()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    if path.is_empty() { program() } else { path.to_owned() }
 }
 
 fn variable_at(address: usize) -> Option<String> {

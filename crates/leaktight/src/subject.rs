@@ -56,7 +56,8 @@ pub trait Subject {
     /// Called before a row of questions about blocks: types may be new.
     fn before_naming(&mut self) {}
 
-    /// What in the runtime holds `block`, by the word at `address`, worded to follow "held by".
+    /// What in the runtime holds `block`, by the word at `address`, worded to follow "held by". Asked
+    /// when all calls are made.
     fn holder(&mut self, _block: &Block, _address: usize) -> Option<String> {
         None
     }

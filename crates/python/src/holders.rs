@@ -3,7 +3,7 @@
 use leaktight::Block;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyType};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
 
 use crate::types::KnownTypes;
 
@@ -19,7 +19,14 @@ pub(crate) fn holder(py: Python<'_>, types: &KnownTypes, block: &Block, address:
             .ok()?
             .cast_into::<PyList>()
             .ok()?;
-        if let Some(name) = referrers.iter().find_map(|referrer| describe(py, &referrer)) {
+        // The tuple that carries the question is no answer.
+        let is_question = |referrer: &Bound<'_, PyAny>| {
+            referrer
+                .cast_exact::<PyTuple>()
+                .is_ok_and(|tuple| tuple.len() == 1 && tuple.iter().all(|item| item.is(&object)))
+        };
+        let mut answers = referrers.iter().filter(|referrer| !is_question(referrer));
+        if let Some(name) = answers.find_map(|referrer| describe(py, &referrer)) {
             return Some(name);
         }
     }

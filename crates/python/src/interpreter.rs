@@ -53,19 +53,22 @@ impl AtRest {
             unsafe { ffi::Py_DECREF(result) };
         }
     }
+
+    /// Undoes the freezing: the collector does not show frozen objects to those who ask for holders.
+    pub(crate) fn thaw(&mut self, py: Python<'_>) {
+        if std::mem::take(&mut self.frozen)
+            && let Err(error) = self.gc.bind(py).call_method0("unfreeze")
+        {
+            error.write_unraisable(py, None);
+        }
+    }
 }
 
 impl Drop for AtRest {
     fn drop(&mut self) {
         Python::attach(|py| {
-            let gc = self.gc.bind(py);
-            let unfrozen = if self.frozen {
-                gc.call_method0("unfreeze").err()
-            } else {
-                None
-            };
-            let flags = gc.call_method1("set_debug", (&self.debug_flags,)).err();
-            for error in unfrozen.into_iter().chain(flags) {
+            self.thaw(py);
+            if let Err(error) = self.gc.bind(py).call_method1("set_debug", (&self.debug_flags,)) {
                 error.write_unraisable(py, None);
             }
         });

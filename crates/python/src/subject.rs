@@ -175,6 +175,7 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
+        self.at_rest.thaw(self.py);
         holders::holder(self.py, &self.types, block, address)
     }
 

@@ -34,7 +34,10 @@ impl Watchdog {
         let active = Arc::new(AtomicBool::new(true));
         let (stop, stopped) = mpsc::channel::<()>();
         let is_active = active.clone();
+        // A thread allocates while it starts; that must be over before anything is counted.
+        let (ready, started) = mpsc::channel::<()>();
         let watch = move || {
+            drop(ready);
             let wait = |time| matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout));
             if !wait(budget.saturating_add(GRACE)) {
                 return;
@@ -51,6 +54,7 @@ impl Watchdog {
         let thread = std::thread::Builder::new()
             .name("leaktight-watchdog".to_owned())
             .spawn(move || leaktight::unwatched(watch));
+        let _ = started.recv();
         Watchdog {
             target,
             active,
