@@ -204,12 +204,18 @@ fn main_family(blocks: &[Block]) -> Option<Family> {
         .max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
 }
 
-/// The type of the objects that were leaked themselves, rather than dragged along. Where that does not tell, the type that all typed blocks share.
+/// The type of the objects that were leaked themselves, rather than dragged along by others of the same
+/// finding. Where that does not tell, the type that all typed blocks share.
 fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
+    let addresses: HashSet<usize> = blocks.iter().map(|block| block.address).collect();
+    let is_dragged = |block: &Block| {
+        let owner = reach.and_then(|reach| reach.owner_of(block.address));
+        owner.is_some_and(|owner| addresses.contains(&owner))
+    };
     let (mut heads, mut all) = (HashSet::new(), HashSet::new());
     for block in blocks.iter().take(ENOUGH) {
         if let Some(name) = subject.type_name(block) {
-            if reach.is_some_and(|reach| reach.head_of(block.address) == block.address) {
+            if !is_dragged(block) {
                 heads.insert(name.clone());
             }
             all.insert(name);

@@ -104,13 +104,19 @@ impl Reach {
         self.node(address).is_some_and(|node| node.held_at == 0)
     }
 
+    /// Another live block that points to this one, if any does.
+    pub(crate) fn owner_of(&self, address: usize) -> Option<usize> {
+        let owner = self.node(address)?.owner.checked_sub(1)?;
+        Some(self.nodes[owner as usize].address)
+    }
+
     /// The head of the chain of lost blocks by which this one was lost: the block itself, when no
     /// other points to it.
     pub(crate) fn head_of(&self, address: usize) -> usize {
         let mut at = address;
         for _ in 0..LONGEST_CHAIN {
-            match self.node(at).and_then(|node| node.owner.checked_sub(1)) {
-                Some(owner) if self.nodes[owner as usize].address != address => at = self.nodes[owner as usize].address,
+            match self.owner_of(at) {
+                Some(owner) if owner != address => at = owner,
                 _ => break,
             }
         }
