@@ -6,11 +6,12 @@
 'clean'
 """
 
-from leaktight._check import check
+from leaktight._check import CHECKS, check
 from leaktight._core import CheckError
 from leaktight._report import Control, Environment, Finding, Frame, Report
 
 __all__ = [
+    "CHECKS",
     "CheckError",
     "Control",
     "Environment",

@@ -10,9 +10,18 @@ def main() -> None:
     # As with `python -m timeit`: modules beside the user are found.
     if "" not in sys.path:
         sys.path.insert(0, "")
-    status = _core.main(["leaktight", *sys.argv[1:]])
-    sys.stdout.flush()
-    sys.exit(status)
+    arguments = ["leaktight", *sys.argv[1:]]
+    try:
+        " ".join(arguments).encode()
+    except UnicodeEncodeError:
+        sys.exit(_usage("the arguments are not valid UTF-8"))
+    sys.exit(_core.main(arguments))
+
+
+def _usage(message: str) -> int:
+    if sys.stderr is not None:
+        print(f"leaktight: {message}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import numbers
-from typing import Any, Callable, Iterable, Optional, Type, Union
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Callable, Optional, Type, Union
 
 from leaktight import _core
 from leaktight._report import Report
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: What a check can look at.
 CHECKS = ("memory",)
@@ -59,8 +62,10 @@ def check(
 
     name = _call_text(fun, args)
     options = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
-    if not inspect.iscoroutinefunction(fun):
+    if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
         return Report._of(_core.check(name, fun, args, **options))
+    import asyncio  # Slow to import, and rarely needed.
+
     loop = asyncio.new_event_loop()
     try:
         await_it = _Await(loop, fun)
@@ -96,8 +101,8 @@ def _whole(name: str, value: Optional[int]) -> None:
 def _known(checks: Union[Iterable[str], None]) -> None:
     if checks is None:
         return
-    if isinstance(checks, str):
-        raise TypeError(f"checks must be a collection of names, such as {set(CHECKS)!r}, not a string")
+    if isinstance(checks, str) or not isinstance(checks, Iterable):
+        raise TypeError(f"checks must be a collection of names, such as {set(CHECKS)!r}, not {_kind(checks)}")
     chosen = list(checks)
     unknown = [name for name in chosen if name not in CHECKS]
     if unknown or not chosen:

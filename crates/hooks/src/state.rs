@@ -68,12 +68,12 @@ static CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
-/// A `fn(usize) -> u32`, or 0.
+/// A `fn(Frames) -> u32`, or 0.
 static CAPTURE: AtomicUsize = AtomicUsize::new(0);
 static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
 static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount { objects: 0, slots: 0 }, (0, 0)));
-/// A `fn()`, or 0.
-static BEFORE_UNLOADING: AtomicUsize = AtomicUsize::new(0);
+/// `fn()`s, or 0: called before and after a module is unloaded.
+static AROUND_UNLOADING: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 const IN_HOOK: u32 = 1;
@@ -157,9 +157,23 @@ pub fn enter_call(number: u32) {
     CALL.store(number, Ordering::Relaxed);
 }
 
-/// Runs `call` with this thread watched: what it allocates counts.
+/// Runs `call` with this thread watched: what it allocates counts. Stacks that are captured meanwhile
+/// end below this function.
+#[inline(never)]
 pub fn watched<R>(call: impl FnOnce() -> R) -> R {
-    let _back = set_guard(|_| 0);
+    struct Back(usize);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            thread().outermost.set(self.0);
+        }
+    }
+    let here = 0u8;
+    let _frame = Back(
+        thread()
+            .outermost
+            .replace(std::ptr::from_ref(std::hint::black_box(&here)) as usize),
+    );
+    let _guard = set_guard(|_| 0);
     call()
 }
 
@@ -180,12 +194,20 @@ fn set_guard(change: impl FnOnce(u32) -> u32) -> impl Drop {
     Back(guard.replace(change(guard.get())))
 }
 
-/// Sets the function that captures the calling thread's stack and returns its number. It is given an
-/// address in the stack frame of the hook: the frames inside of it are the tracker's.
+/// Which part of a stack is the program's, by addresses in the frames on both sides of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Frames {
+    /// In the frame of the hook: it and those that it called are the tracker's.
+    pub inside: usize,
+    /// In the frame of [`watched`]: it and those that called it are the tracker's. 0 = none.
+    pub outside: usize,
+}
+
+/// Sets the function that captures the calling thread's stack and returns its number.
 ///
 /// It is called inside the hooks: it must not call a patched function that it relies on to be
 /// seen, must not unwind, and must be quick.
-pub fn capture_with(capture: fn(usize) -> u32) {
+pub fn capture_with(capture: fn(Frames) -> u32) {
     CAPTURE.store(capture as usize, Ordering::Release);
 }
 
@@ -234,17 +256,26 @@ pub fn forked() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Sets the function that is called before a module may be unloaded (in `dlclose`).
-pub fn before_unloading(call: fn()) {
-    BEFORE_UNLOADING.store(call as usize, Ordering::Release);
+/// Sets the functions that are called before and after a module may be unloaded (in `dlclose`), on the
+/// thread that unloads it, while tracking.
+pub fn around_unloading(before: fn(), after: fn()) {
+    AROUND_UNLOADING[0].store(before as usize, Ordering::Release);
+    AROUND_UNLOADING[1].store(after as usize, Ordering::Release);
 }
 
-pub(crate) fn note_unloading() {
-    let call = BEFORE_UNLOADING.load(Ordering::Acquire);
-    if call != 0 {
-        // SAFETY: only `before_unloading` stores here, and it stores a `fn()`.
-        unsafe { std::mem::transmute::<usize, fn()>(call)() }
-    }
+/// Runs what unloads a module, and around it what was set by [`around_unloading`].
+pub(crate) fn unload<R>(unload: impl FnOnce() -> R) -> R {
+    let tell = |call: &AtomicUsize| {
+        let call = call.load(Ordering::Acquire);
+        if call != 0 && STATE.load(Ordering::Relaxed) & STACKS != 0 {
+            // SAFETY: only `around_unloading` stores here, and it stores `fn()`s.
+            unwatched(|| unsafe { std::mem::transmute::<usize, fn()>(call)() });
+        }
+    };
+    tell(&AROUND_UNLOADING[0]);
+    let result = unload();
+    tell(&AROUND_UNLOADING[1]);
+    result
 }
 
 /// The running session if this thread belongs to it, else 0, and the call that it works for.
@@ -409,11 +440,7 @@ impl Watch {
         if unwatched || (!self.own && self.state & ONLY_OWN != 0) {
             return None;
         }
-        let stack = if self.state & STACKS != 0 {
-            capture(std::ptr::from_ref(self) as usize)
-        } else {
-            0
-        };
+        let stack = if self.state & STACKS != 0 { self.capture() } else { 0 };
         Some(Block {
             address,
             size,
@@ -422,6 +449,20 @@ impl Watch {
             family,
             foreign: !self.own,
         })
+    }
+
+    #[cold]
+    fn capture(&self) -> u32 {
+        let capture = CAPTURE.load(Ordering::Acquire);
+        if capture == 0 {
+            return 0;
+        }
+        let frames = Frames {
+            inside: std::ptr::from_ref(self) as usize,
+            outside: thread().outermost.get(),
+        };
+        // SAFETY: only `capture_with` stores here, and it stores a `fn(Frames) -> u32`.
+        unsafe { std::mem::transmute::<usize, fn(Frames) -> u32>(capture)(frames) }
     }
 
     #[inline(always)]
@@ -435,14 +476,4 @@ impl Drop for Watch {
     fn drop(&mut self) {
         thread().guard.set(self.guard_before);
     }
-}
-
-#[cold]
-fn capture(hook_frame: usize) -> u32 {
-    let capture = CAPTURE.load(Ordering::Acquire);
-    if capture == 0 {
-        return 0;
-    }
-    // SAFETY: only `capture_with` stores here, and it stores a `fn(usize) -> u32`.
-    unsafe { std::mem::transmute::<usize, fn(usize) -> u32>(capture)(hook_frame) }
 }

@@ -16,9 +16,11 @@ pub(crate) struct Thread {
     pub session: Cell<u32>,
     /// The call that started the thread; 0 for the thread that was there first.
     pub started_in: Cell<u32>,
+    /// An address in the stack frame of `watched`; 0 outside of it.
+    pub outermost: Cell<usize>,
 }
 
-const _: () = assert!(size_of::<Thread>() <= 16);
+const _: () = assert!(size_of::<Thread>() <= 32);
 
 std::arch::global_asm!(
     ".pushsection .tbss.leaktight_hooks_thread,\"awT\",@nobits",
@@ -26,9 +28,9 @@ std::arch::global_asm!(
     ".globl leaktight_hooks_thread",
     ".hidden leaktight_hooks_thread",
     ".type leaktight_hooks_thread, @object",
-    ".size leaktight_hooks_thread, 16",
+    ".size leaktight_hooks_thread, 32",
     "leaktight_hooks_thread:",
-    ".zero 16",
+    ".zero 32",
     ".popsection",
 );
 
@@ -60,6 +62,6 @@ pub(crate) fn thread<'a>() -> &'a Thread {
             options(pure, readonly, nostack)
         );
     }
-    // SAFETY: 16 zeroed bytes for each thread, valid as `Thread`, and alive as long as the thread runs code.
+    // SAFETY: 32 zeroed bytes for each thread, valid as `Thread`, and alive as long as the thread runs code.
     unsafe { &*record }
 }

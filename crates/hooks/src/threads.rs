@@ -100,7 +100,6 @@ fn take(place: usize) -> Errand {
 }
 
 unsafe extern "C" fn dlclose(handle: Pointer) -> c_int {
-    state::note_unloading();
     // SAFETY: the caller's own argument, handed on.
-    unsafe { real_dlclose()(handle) }
+    state::unload(|| unsafe { real_dlclose()(handle) })
 }

@@ -8,7 +8,7 @@ use leaktight_liveset::{Block, Family};
 use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Report, Severity, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Outcome, Reason, SiteFinding};
+use leaktight_verdict::{Births, Outcome, Rate, Reason, SiteFinding};
 
 use crate::budget::Spent;
 use crate::origin::{Origin, Origins};
@@ -101,7 +101,6 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
         if sites.place(found.site).foreign && origin.frames.is_empty() {
             origin.via.get_or_insert("another thread".to_owned());
         }
-        let grows_in_bytes = |found: &SiteFinding| found.rate.blocks == 0.0;
         let is_same = |group: &&mut Group| {
             group.origin.frames == origin.frames && grows_in_bytes(&group.members[0].0) == grows_in_bytes(found)
         };
@@ -153,7 +152,7 @@ fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> 
         .as_ref()
         .filter(|_| found.certainty == verdict::Certainty::Lost)?;
     let mut heads: HashMap<usize, usize> = HashMap::new();
-    for block in blocks.iter().filter(|block| reach.is_lost(block.address)) {
+    for block in blocks.iter().filter(|block| reach.is_lost(block)) {
         *heads
             .entry(seen.survey.site_of(reach.head_of(block.address))?)
             .or_default() += 1;
@@ -164,7 +163,6 @@ fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> 
 }
 
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
-    let rates = || group.members.iter().map(|(found, _)| found.rate);
     let members = group.members.iter();
     let mut blocks: Vec<Block> = members.flat_map(|(_, blocks)| blocks.iter().copied()).collect();
     blocks.sort_unstable_by_key(|block| block.birth);
@@ -172,7 +170,7 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         .members
         .iter()
         .any(|(found, _)| found.certainty == verdict::Certainty::Lost);
-    let every = group.members[0].0.rate.every;
+    let rate = rate_of(group, &blocks);
     let size = blocks.first().map(|block| block.size as u64);
     let family = main_family(&group.members[0].1);
     let type_name = type_of(&blocks, reach, subject);
@@ -180,13 +178,17 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         kind: Kind::Memory,
         certainty: if lost { Certainty::Lost } else { Certainty::Growing },
         severity: Severity::Error,
-        blocks_per_call: rates().map(|rate| rate.blocks).sum(),
-        bytes_per_call: rates().map(|rate| rate.bytes).sum(),
+        blocks_per_call: rate.blocks,
+        bytes_per_call: rate.bytes,
         block_size: size.filter(|size| blocks.iter().all(|block| block.size as u64 == *size)),
-        every: every.filter(|_| rates().all(|rate| rate.every == every)).map(u64::from),
+        every: rate.every.map(u64::from),
         allocator: family.map_or("", Family::name).to_owned(),
         via: group.origin.via.clone(),
-        objects_per_call: type_name.as_deref().map(|name| objects_per_call(group, name, subject)),
+        objects_per_call: type_name.as_deref().map(|name| {
+            let is_object = |block: &&Block| subject.type_name(block).as_deref() == Some(name);
+            let objects: Vec<Block> = blocks.iter().filter(is_object).copied().collect();
+            rate_of(group, &objects).blocks
+        }),
         type_name,
         holder: if lost { None } else { holder(&blocks, reach, subject) },
         stack: group.origin.frames.clone(),
@@ -194,6 +196,27 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
     };
     finding.message = sentence(&finding);
     finding
+}
+
+/// The rate of so many of a group's blocks, all taken together: a site that was seen under two stacks, or
+/// by two threads, leaks once.
+fn rate_of(group: &Group, blocks: &[Block]) -> Rate {
+    let found = group.members[0].0;
+    if grows_in_bytes(&found) {
+        return found.rate;
+    }
+    let windows = || group.members.iter().map(|(found, _)| found.births);
+    let from = windows().map(|(from, _)| from).max().unwrap_or(0);
+    let to = windows().map(|(_, to)| to).min().unwrap_or(0);
+    let mut births = Births::default();
+    blocks
+        .iter()
+        .for_each(|block| births.add(block.birth, block.size as u64));
+    births.rate(from, to)
+}
+
+fn grows_in_bytes(found: &SiteFinding) -> bool {
+    found.rate.blocks == 0.0
 }
 
 /// The family of most blocks.
@@ -225,16 +248,6 @@ fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S)
         .into_iter()
         .find(|names| names.len() == 1)
         .and_then(|names| names.into_iter().next())
-}
-
-/// How many of the blocks per call are objects of that type: those of the sites whose blocks mostly are.
-fn objects_per_call<S: Subject>(group: &Group, name: &str, subject: &mut S) -> f64 {
-    let mut is_object = |block: &Block| subject.type_name(block).as_deref() == Some(name);
-    let sites = group.members.iter().filter(|(_, blocks)| {
-        let sample: Vec<&Block> = blocks.iter().take(ENOUGH).collect();
-        sample.iter().filter(|block| is_object(block)).count() * 2 > sample.len()
-    });
-    sites.map(|(found, _)| found.rate.blocks).sum()
 }
 
 /// What holds the blocks: of objects whoever the runtime says refers to them, of other blocks the static

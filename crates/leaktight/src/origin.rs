@@ -27,7 +27,7 @@ pub(crate) struct Origins {
 impl Origins {
     pub(crate) fn new() -> Origins {
         let mut symbols = Symbols::new();
-        let own = symbols.resolve(&[Origins::new as *const () as u64]).ok();
+        let own = symbols.resolve(&[Origins::new as *const () as u64], |_| true).ok();
         Origins {
             own_object: own.and_then(|found| found.first()?.first()?.module.clone()),
             symbols,
@@ -39,7 +39,9 @@ impl Origins {
     /// The frames of a stack: native ones outside of libc, the language runtimes and the tracker, then
     /// the runtime's own frames.
     pub(crate) fn of<S: Subject>(&mut self, stack: &CapturedStack, subject: &mut S) -> Origin {
-        let resolved = self.symbols.resolve(&stack.native).unwrap_or_default();
+        let own = self.own_object.as_deref().filter(|_| subject.is_python());
+        let exported_only = |module: &str| is_library(module) || subject.is_runtime(module) || own == Some(module);
+        let resolved = self.symbols.resolve(&stack.native, exported_only).unwrap_or_default();
         let mut origin = Origin::default();
         for location in resolved.iter().flat_map(|locations| locations.iter()) {
             match self.role(location, subject) {

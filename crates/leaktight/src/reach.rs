@@ -6,7 +6,7 @@
 //! roots are lost. Stale words make blocks look reachable, so this may convict and never acquits.
 
 use leaktight_hooks as hooks;
-use leaktight_liveset::{Family, MappedVec, OutOfMemory, own_memory};
+use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory, own_memory};
 
 use crate::maps::{Mapping, OwnMemory, writable_mappings};
 use crate::subject::Subject;
@@ -49,6 +49,7 @@ pub(crate) struct Reach {
 struct Node {
     address: usize,
     end: usize,
+    birth: u32,
     /// Where a word points to this block from outside of all tracked blocks or from a reached one;
     /// 0 = nowhere.
     held_at: usize,
@@ -80,6 +81,7 @@ impl Reach {
             nodes.push(Node {
                 address: block.address,
                 end: block.address + block.size.max(1),
+                birth: block.birth,
                 held_at: 0,
                 owner: 0,
                 links,
@@ -100,8 +102,9 @@ impl Reach {
     }
 
     /// Whether nothing points to the block, directly or through other blocks.
-    pub(crate) fn is_lost(&self, address: usize) -> bool {
-        self.node(address).is_some_and(|node| node.held_at == 0)
+    pub(crate) fn is_lost(&self, block: &Block) -> bool {
+        let node = self.node(block.address).filter(|node| node.birth == block.birth);
+        node.is_some_and(|node| node.held_at == 0)
     }
 
     /// Another live block that points to this one, if any does.
@@ -207,25 +210,30 @@ impl Marker {
         let mut at = from;
         while at < to {
             let len = (to - at).min(CHUNK);
-            memory.read(at, &mut buffer[..len]);
-            let mut next = self.nodes.partition_point(|node| node.end <= at);
-            let mut word = 0;
-            while word + 8 <= len {
-                while next < self.nodes.len() && (self.nodes[next].is_mapping || self.nodes[next].end <= at + word) {
-                    next += 1;
-                }
-                let (inside, until) = match self.nodes.get(next) {
-                    Some(node) if node.address <= at + word => (true, node.end - at),
-                    Some(node) => (false, node.address - at),
-                    None => (false, len),
-                };
-                let until = until.next_multiple_of(8).min(len);
-                if !inside {
-                    self.scan_words(&buffer[word..until], at + word, None, true)?;
-                }
-                word = until.max(word + 8);
-            }
+            memory.with_mapped(at, &mut buffer[..len], |bytes| self.scan_chunk(bytes, at))?;
             at += len;
+        }
+        Ok(())
+    }
+
+    fn scan_chunk(&mut self, bytes: &[u8], at: usize) -> Result<(), Error> {
+        let len = bytes.len();
+        let mut next = self.nodes.partition_point(|node| node.end <= at);
+        let mut word = 0;
+        while word + 8 <= len {
+            while next < self.nodes.len() && (self.nodes[next].is_mapping || self.nodes[next].end <= at + word) {
+                next += 1;
+            }
+            let (inside, until) = match self.nodes.get(next) {
+                Some(node) if node.address <= at + word => (true, node.end - at),
+                Some(node) => (false, node.address - at),
+                None => (false, len),
+            };
+            let until = until.next_multiple_of(8).min(len);
+            if !inside {
+                self.scan_words(&bytes[word..until], at + word, None, true)?;
+            }
+            word = until.max(word + 8);
         }
         Ok(())
     }
@@ -262,8 +270,9 @@ impl Marker {
         let mut at = node.address.next_multiple_of(8);
         while at + 8 <= node.end {
             let len = (node.end - at).min(CHUNK) & !7;
-            memory.read(at, &mut buffer[..len]);
-            self.scan_words(&buffer[..len], at, Some(index), holds)?;
+            memory.with_mapped(at, &mut buffer[..len], |bytes| {
+                self.scan_words(bytes, at, Some(index), holds)
+            })?;
             at += len;
         }
         Ok(())
@@ -313,7 +322,7 @@ fn find(nodes: &[Node], value: usize) -> Option<usize> {
 /// Says quickly that a word points to no block: by the range of all blocks, then by page.
 struct Filter {
     low: usize,
-    high: usize,
+    span: usize,
     bits: MappedVec<u8>,
     shift: u32,
 }
@@ -327,9 +336,10 @@ impl Filter {
             .map(|node| ((node.end - node.address) >> Self::PAGE_BITS) + 2)
             .sum();
         let bits = (pages * 16).next_power_of_two().clamp(1 << 12, 1 << 30);
+        let low = nodes.first().map_or(0, |node| node.address);
         let mut filter = Filter {
-            low: nodes.first().map_or(usize::MAX, |node| node.address),
-            high: nodes.iter().map(|node| node.end).max().unwrap_or(0),
+            low,
+            span: nodes.iter().map(|node| node.end).max().unwrap_or(low) - low,
             bits: MappedVec::zeroed(bits / 8)?,
             shift: 64 - bits.ilog2(),
         };
@@ -344,7 +354,7 @@ impl Filter {
 
     #[inline]
     fn may_hit(&self, value: usize) -> bool {
-        if value < self.low || value > self.high {
+        if value.wrapping_sub(self.low) > self.span {
             return false;
         }
         let bit = self.bit(value >> Self::PAGE_BITS);

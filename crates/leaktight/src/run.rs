@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
 use leaktight_report::{Control, Report};
-use leaktight_verdict::{Amount, Judge, Next, Outcome};
+use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome};
 
 use crate::budget::{Budget, Spent};
 use crate::check::{Check, Error};
 use crate::control;
 use crate::findings::{self, Seen};
+use crate::maps::has_other_threads;
 use crate::reach::Reach;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
@@ -29,6 +30,7 @@ struct Run<'a, S> {
     budget: Budget,
     sites: Sites,
     calls: u32,
+    max_calls: u32,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
 }
@@ -44,12 +46,13 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         budget,
         sites: Sites::default(),
         calls: 0,
+        max_calls: rules.max_calls,
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
     let mut control = Control::default();
     hooks::enter_call(IDLE - 2);
-    while run.calls < WARM_UP {
+    while run.calls < WARM_UP.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
         run.calls += 1;
         run.call()?;
     }
@@ -85,13 +88,23 @@ impl<S: Subject> Run<'_, S> {
             let spent = self.call_until(target)?;
             self.settle();
             self.leave_out_other_threads(spent)?;
-            let (survey, reach) = self.survey();
-            if spent.is_some() {
-                let outcome = self.judge.exhausted(self.calls, &survey.sites);
-                return Ok((outcome, spent, survey, reach));
+            let (mut survey, reach) = self.survey();
+            let mut next = match spent {
+                Some(_) => Next::Done(self.judge.exhausted(self.calls, &survey.sites)),
+                None => self.judge.look(self.calls, &survey.sites),
+            };
+            if let (Next::Done(outcome), Some(first)) = (&next, &reach)
+                && outcome.findings.iter().any(|found| found.certainty == Certainty::Lost)
+                && has_other_threads()
+            {
+                survey = self.look_again(first)?;
+                next = match spent {
+                    Some(_) => Next::Done(self.judge.exhausted(self.calls, &survey.sites)),
+                    None => self.judge.look(self.calls, &survey.sites),
+                };
             }
-            match self.judge.look(self.calls, &survey.sites) {
-                Next::Done(outcome) => return Ok((outcome, None, survey, reach)),
+            match next {
+                Next::Done(outcome) => return Ok((outcome, spent, survey, reach)),
                 Next::Continue { tell_sites } => {
                     if tell_sites {
                         self.session.tell_stacks();
@@ -105,7 +118,7 @@ impl<S: Subject> Run<'_, S> {
     }
 
     fn call_until(&mut self, target: u32) -> Result<Option<Spent>, Error<S::Error>> {
-        while self.calls < target {
+        while self.calls < target.min(self.max_calls) {
             self.calls += 1;
             hooks::enter_call(self.calls);
             self.call()?;
@@ -145,12 +158,12 @@ impl<S: Subject> Run<'_, S> {
 
     /// The survivors, and which of them are lost where that matters.
     fn survey(&mut self) -> (Survey, Option<Reach>) {
-        let survey = self.sites.survey(None);
+        let survey = self.sites.survey(&[]);
         if !self.judge.wants_reachability(self.calls, &survey.sites) {
             return (survey, None);
         }
         match Reach::find(self.subject) {
-            Ok(reach) => (self.sites.survey(Some(&reach)), Some(reach)),
+            Ok(reach) => (self.sites.survey(&[&reach]), Some(reach)),
             Err(why) => {
                 let spot = format!("whether anything still points to the blocks ({why})");
                 if !self.blind_spots.contains(&spot) {
@@ -159,6 +172,21 @@ impl<S: Subject> Run<'_, S> {
                 (survey, None)
             }
         }
+    }
+
+    /// A pointer may lie in a register of another thread, where no scan finds it. It does not stay there: what
+    /// a second scan finds lost, some calls and some time later, is lost.
+    fn look_again(&mut self, first: &Reach) -> Result<Survey, Error<S::Error>> {
+        const CALLS: u32 = 16;
+        const TIME: Duration = Duration::from_millis(2);
+        self.call_until(self.calls.saturating_add(CALLS))?;
+        hooks::enter_call(IDLE);
+        self.subject.idle(TIME);
+        self.settle();
+        let second = Reach::find(self.subject);
+        let scans = second.iter().chain([first]).collect::<Vec<_>>();
+        // Without a second scan nothing is proved.
+        Ok(self.sites.survey(if second.is_ok() { &scans } else { &[] }))
     }
 
     /// Threads that were there before may do work for the calls, or go their own way. Only places where
@@ -189,7 +217,7 @@ impl<S: Subject> Run<'_, S> {
         }
         self.settle();
         self.sites.leave_out(&[]);
-        let survey = self.sites.survey(None);
+        let survey = self.sites.survey(&[]);
         let keeps_step = |at: usize| {
             let born = |round: &RangeInclusive<u32>| -> u64 {
                 let births = survey.sites[at].births.iter();
@@ -221,7 +249,7 @@ impl<S: Subject> Run<'_, S> {
     fn suspects(&mut self) -> Vec<usize> {
         let old = self.calls - self.calls / 8;
         self.sites.leave_out(&[]);
-        let survey = self.sites.survey(None);
+        let survey = self.sites.survey(&[]);
         let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
         suspects
             .filter(|site| site.births.iter().any(|(birth, _)| birth < old))

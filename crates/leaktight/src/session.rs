@@ -1,16 +1,16 @@
 //! One tracking session at a time, undone however the check ends.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use leaktight_hooks::{self as hooks, Options, PatchCount, loaded_objects};
 use leaktight_stacks as stacks;
 
 use crate::check::Error;
 
-/// A number for the thread that runs a check; 0 = none does.
-static OWNER: AtomicUsize = AtomicUsize::new(0);
-static WAITING: Mutex<()> = Mutex::new(());
+/// The process in the high half and the thread in the low one that run a check; 0 = none does. A forked
+/// child finds its parent's number, which is nobody's there.
+static OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// What to do when another thread is checking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,32 +22,15 @@ pub(crate) enum WhenBusy {
 /// Tracking is on for as long as this lives.
 pub(crate) struct Session {
     tells_stacks: bool,
-    _turn: Option<std::sync::MutexGuard<'static, ()>>,
 }
 
 impl Session {
     pub(crate) fn start<E>(options: Options, busy: WhenBusy) -> Result<Session, Error<E>> {
-        let me = thread_number();
-        if OWNER.load(Ordering::SeqCst) == me {
-            return Err(Error::Nested);
-        }
-        let turn = match busy {
-            WhenBusy::Wait => Some(WAITING.lock().unwrap_or_else(|poisoned| poisoned.into_inner())),
-            WhenBusy::Fail => None,
-        };
-        if OWNER
-            .compare_exchange(0, me, Ordering::SeqCst, Ordering::SeqCst)
-            .is_err()
-        {
-            return Err(Error::Busy);
-        }
-        hooks::capture_with(stacks::capture);
-        hooks::before_unloading(stacks::forget_modules);
+        take_turn(busy)?;
+        hooks::capture_with(|frames| stacks::capture(frames.inside, frames.outside));
+        hooks::around_unloading(stacks::forget_modules, tell_modules);
         // From here on the drop undoes it all.
-        let session = Session {
-            tells_stacks: false,
-            _turn: turn,
-        };
+        let session = Session { tells_stacks: false };
         // SAFETY: OWNER admits one session, and a subject that says it is Python's holds the GIL.
         unsafe { hooks::start(options) }.map_err(Error::Hooks)?;
         Ok(session)
@@ -116,7 +99,30 @@ fn tell_modules() {
     unsafe { stacks::set_modules(&modules) };
 }
 
-fn thread_number() -> usize {
-    thread_local!(static MARK: u8 = const { 0 });
-    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
+/// Makes this thread the one that checks.
+fn take_turn<E>(busy: WhenBusy) -> Result<(), Error<E>> {
+    const POLL: Duration = Duration::from_millis(1);
+    let me = this_process_and_thread();
+    loop {
+        let owner = OWNER.load(Ordering::SeqCst);
+        let is_free = owner == 0 || owner >> 32 != me >> 32;
+        if is_free
+            && OWNER
+                .compare_exchange(owner, me, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+        {
+            return Ok(());
+        }
+        match busy {
+            _ if owner == me => return Err(Error::Nested),
+            WhenBusy::Fail => return Err(Error::Busy),
+            WhenBusy::Wait => std::thread::sleep(POLL),
+        }
+    }
+}
+
+fn this_process_and_thread() -> u64 {
+    // SAFETY: both only ask for a number.
+    let (process, thread) = unsafe { (libc::getpid(), libc::gettid()) };
+    (process as u64) << 32 | thread as u64
 }

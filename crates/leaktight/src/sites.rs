@@ -71,8 +71,8 @@ impl Survey {
 }
 
 impl Sites {
-    /// Gathers all live blocks that calls left behind. With `reach` the lost ones are told.
-    pub(crate) fn survey(&mut self, reach: Option<&Reach>) -> Survey {
+    /// Gathers all live blocks that calls left behind. Those that each of `scans` found lost are told.
+    pub(crate) fn survey(&mut self, scans: &[&Reach]) -> Survey {
         let mut survey = Survey::default();
         let mut index = HashMap::new();
         let mut kinds: Vec<HashSet<(Family, usize)>> = Vec::new();
@@ -103,7 +103,7 @@ impl Sites {
                 survey.sites[at].births.add(block.birth, block.size as u64);
                 // Without memory for it the finding shows fewer blocks, and no figure changes.
                 let _ = survey.blocks.push((number, block));
-                if reach.is_some_and(|reach| reach.is_lost(block.address)) {
+                if !scans.is_empty() && scans.iter().all(|reach| reach.is_lost(&block)) {
                     survey.sites[at].lost.add(block.birth, block.size as u64);
                 }
             }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use leaktight::{Report, Style, Verdict};
-use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTimeoutError, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyType};
 
-use crate::judge::{CheckError, Depth, run};
+use crate::judge::{CallTimeout, CheckError, Depth, run};
 use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
 use crate::{exit, statement};
@@ -51,13 +51,13 @@ struct CheckArguments {
     #[arg(short, long, value_name = "CODE")]
     setup: Vec<String>,
     /// Make no more calls than this [default: 128 times the period].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     max_calls: Option<u32>,
     /// Start no call after so long, and judge what was seen by then.
-    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     time_budget: Duration,
     /// Do not call clean what leaks once in so many calls.
-    #[arg(long, value_name = "CALLS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, allow_negative_numbers = true, value_name = "CALLS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     period: u32,
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
@@ -121,10 +121,7 @@ pub(crate) fn main(py: Python<'_>, arguments: Vec<String>) -> i32 {
 
 fn check(py: Python<'_>, arguments: &CheckArguments) -> i32 {
     match judge_statement(py, arguments) {
-        Ok(report) => {
-            print(py, &report, &arguments.output);
-            status(&report)
-        }
+        Ok(report) => print(py, &report, &arguments.output, status(&report)),
         Err(status) => status,
     }
 }
@@ -179,8 +176,8 @@ fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
         eprintln!("leaktight: {}", why.value(py));
         return exit::CANNOT_SEE;
     }
-    if why.is_instance_of::<PyTimeoutError>(py) && why.traceback(py).is_some() && why.value(py).to_string().is_empty() {
-        eprintln!("leaktight: a call had not returned when the time budget was over; nothing can be said");
+    if why.is_instance_of::<CallTimeout>(py) {
+        eprintln!("leaktight: {}; nothing can be said", why.value(py));
         return exit::INDETERMINATE;
     }
     if why.is_instance_of::<PySystemExit>(py) {
@@ -230,7 +227,12 @@ fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
         python: true,
     });
     let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
-    let works = report.control.passed();
+    let status = if report.control.passed() {
+        exit::CLEAN
+    } else {
+        exit::CANNOT_SEE
+    };
+    let control = &report.control;
     if arguments.output.json {
         let facts = serde_json::json!({
             "leaktight": report.environment.leaktight,
@@ -239,36 +241,39 @@ fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
             "platform": report.environment.platform,
             "patched_objects": patched.0,
             "patched_slots": patched.1,
-            "control": report.control,
+            "control": control,
             "blind_spots": report.blind_spots,
         });
-        println!("{facts:#}");
-    } else {
-        println!("leaktight    {}", report.environment.leaktight);
-        println!("interpreter  {}", report.environment.runtime);
-        println!(
+        return write(&format!("{facts:#}"), status);
+    }
+    let mut lines = vec![
+        format!("leaktight    {}", report.environment.leaktight),
+        format!("interpreter  {}", report.environment.runtime),
+        format!(
             "C library    {}, {}",
             report.environment.libc, report.environment.platform
-        );
-        println!(
+        ),
+        format!(
             "patched      {} relocation slots in {} loaded objects, while a check runs",
             patched.1, patched.0
-        );
-        println!(
+        ),
+        format!(
             "control      {} of {} planted leaks caught",
-            report.control.caught, report.control.planted
-        );
-        for missed in &report.control.missed {
-            println!("             missed: {missed}");
-        }
-        for spot in &report.blind_spots {
-            println!("not seen     {spot}");
-        }
-    }
-    if works { exit::CLEAN } else { exit::CANNOT_SEE }
+            control.caught, control.planted
+        ),
+    ];
+    lines.extend(
+        control
+            .missed
+            .iter()
+            .map(|missed| format!("             missed: {missed}")),
+    );
+    lines.extend(report.blind_spots.iter().map(|spot| format!("not seen     {spot}")));
+    write(&lines.join("\n"), status)
 }
 
-fn print(py: Python<'_>, report: &Report, output: &Output) {
+/// Prints the report; returns the exit status, which is another when it could not be printed.
+fn print(py: Python<'_>, report: &Report, output: &Output, status: i32) -> i32 {
     let text = if output.json {
         report.to_json()
     } else {
@@ -281,8 +286,19 @@ fn print(py: Python<'_>, report: &Report, output: &Output) {
         let width = if terminal { terminal_width(py) } else { 100 };
         report.text(Style { color, width })
     };
-    // A closed pipe (`| head`) is no mistake of ours.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    write(&text, status)
+}
+
+fn write(text: &str, status: i32) -> i32 {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        // A closed pipe (`| head`) is no mistake of ours.
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("leaktight: the report could not be written: {why}");
+            exit::NOT_WRITTEN
+        }
+        _ => status,
+    }
 }
 
 fn terminal_width(py: Python<'_>) -> usize {

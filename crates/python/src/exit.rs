@@ -10,5 +10,7 @@ pub const USAGE: i32 = 2;
 pub const INDETERMINATE: i32 = 3;
 /// Allocations cannot be seen in this process.
 pub const CANNOT_SEE: i32 = 100;
+/// The report could not be written.
+pub const NOT_WRITTEN: i32 = 101;
 /// Interrupted by Ctrl-C, as shells count it.
 pub const INTERRUPTED: i32 = 130;

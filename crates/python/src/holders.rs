@@ -9,9 +9,9 @@ use crate::types::KnownTypes;
 
 /// What holds `block`, worded to follow "held by". For an object: who refers to it; for anything else
 /// the object that the word at `address` lies in.
-pub(crate) fn holder(py: Python<'_>, types: &KnownTypes, block: &Block, address: usize) -> Option<String> {
+pub(crate) fn holder(py: Python<'_>, types: Option<&KnownTypes>, block: &Block, address: usize) -> Option<String> {
     let gc = py.import("gc").ok()?;
-    if let Some(object) = types.object(py, block) {
+    if let Some(object) = types.and_then(|types| types.object(py, block)) {
         // SAFETY: a live object, see `KnownTypes::object`.
         let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
         let referrers = gc

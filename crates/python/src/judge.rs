@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leaktight::{Check, Error, Report, Style};
 use pyo3::create_exception;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -16,6 +16,13 @@ create_exception!(
     CheckError,
     PyRuntimeError,
     "A leak check could not be carried out. Nothing is said about leaks."
+);
+
+create_exception!(
+    leaktight,
+    CallTimeout,
+    PyTimeoutError,
+    "A call had not returned some time after the end of the time budget."
 );
 
 /// How deep to look; `None` = the default.
@@ -76,6 +83,14 @@ pub(crate) fn check(
 pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Report> {
     match depth.check().run(subject) {
         Ok(report) => Ok(report),
+        // Raised in the middle of the call, without a word.
+        Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
+            let message = format!(
+                "a call had not returned {:.0} s after the start",
+                depth.time().as_secs_f64()
+            );
+            Err(CallTimeout::new_err(message))
+        }
         Err(Error::Call(why)) => Err(why),
         // The child of a call that forked: it has no business here, and running on would do everything
         // that follows the check a second time.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use leaktight::{Block, Frame, Planted, PythonFrame, Subject};
-use pyo3::exceptions::PyAssertionError;
+use leaktight::{Block, Family, Frame, Planted, PythonFrame, Subject};
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyTuple};
@@ -28,8 +28,11 @@ pub(crate) struct PythonSubject<'py> {
     callee: Callee,
     /// Each call must raise this.
     raises: Option<Py<PyAny>>,
+    /// `types.CoroutineType`.
+    coroutine: Py<PyAny>,
     at_rest: AtRest,
-    types: KnownTypes,
+    /// Found at the first question.
+    types: Option<KnownTypes>,
     frames_work: bool,
     /// The folder of our own Python files.
     package: Option<String>,
@@ -53,11 +56,27 @@ impl<'py> PythonSubject<'py> {
             raises,
             frames_work: frames::install(py),
             package: package_folder(py).ok(),
+            coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
             at_rest: AtRest::new(py)?,
-            types: KnownTypes::default(),
+            types: None,
             _watchdog: watchdog,
             show_progress,
         })
+    }
+
+    pub(crate) fn py(&self) -> Python<'py> {
+        self.py
+    }
+
+    /// All types, for a block that can hold an object at all. Without types there are no names, and no harm.
+    fn types(&mut self, block: &Block) -> Option<&KnownTypes> {
+        if block.family != Family::PyObject {
+            return None;
+        }
+        Some(
+            self.types
+                .get_or_insert_with(|| KnownTypes::find(self.py).unwrap_or_default()),
+        )
     }
 
     /// The result of one raw call, null with an error set.
@@ -89,7 +108,14 @@ impl Subject for PythonSubject<'_> {
         match (&self.raises, result.is_null()) {
             (None, false) => {
                 // SAFETY: the owned result of the call.
+                let is_coroutine = unsafe { ffi::Py_TYPE(result) } == self.coroutine.as_ptr().cast();
+                // SAFETY: as above.
                 unsafe { ffi::Py_DECREF(result) };
+                if is_coroutine {
+                    return Err(PyTypeError::new_err(
+                        "the call returned a coroutine that nobody awaits; pass the coroutine function itself, and its arguments",
+                    ));
+                }
             }
             // SAFETY: an error is set, and the class is alive.
             (Some(class), true) if unsafe { ffi::PyErr_ExceptionMatches(class.as_ptr()) } != 0 => {
@@ -161,22 +187,24 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn before_naming(&mut self) {
-        // Without types there are no names, and no harm.
-        self.types = KnownTypes::find(self.py).unwrap_or_default();
+        self.types = None;
     }
 
     fn list_links(&mut self, block: &Block) -> Option<usize> {
-        self.types.object(self.py, block)?.links
+        let py = self.py;
+        self.types(block)?.object(py, block)?.links
     }
 
     fn type_name(&mut self, block: &Block) -> Option<String> {
-        let object = self.types.object(self.py, block)?;
-        self.types.name(self.py, &object)
+        let py = self.py;
+        let types = self.types(block)?;
+        types.name(py, &types.object(py, block)?)
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
         self.at_rest.thaw(self.py);
-        holders::holder(self.py, &self.types, block, address)
+        let py = self.py;
+        holders::holder(py, self.types(block), block, address)
     }
 
     fn frame(&mut self, frame: &PythonFrame) -> Option<Frame> {

@@ -7,16 +7,17 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use pyo3::exceptions::PyTimeoutError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+
+use crate::judge::CallTimeout;
 
 /// How long after the end of the time budget a call may go on.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long after that Python code has to let itself be interrupted.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// A thread that raises `TimeoutError` in the thread that made this, when the time is up and a
+/// A thread that raises `CallTimeout` in the thread that made this, when the time is up and a
 /// while. Gone when dropped, which needs the GIL.
 pub(crate) struct Watchdog {
     target: c_long,
@@ -67,7 +68,7 @@ impl Watchdog {
 fn interrupt(target: c_long, active: &AtomicBool) {
     Python::attach(|py| {
         if active.load(Ordering::Relaxed) {
-            let class = py.get_type::<PyTimeoutError>();
+            let class = py.get_type::<CallTimeout>();
             // SAFETY: the GIL is held; an unknown thread number is ignored.
             unsafe { ffi::PyThreadState_SetAsyncExc(target, class.as_ptr()) };
         }

@@ -11,12 +11,13 @@ const MAX_NATIVE: usize = 48;
 const MAX_PYTHON: usize = 32;
 
 /// Captures the calling thread's stack and returns its number in the store, 0 when nothing could be
-/// captured. Leaves out the frame that `inside` lies in and all frames that it called. Takes
+/// captured. Leaves out the frame that `inside` lies in and all frames that it called, and the one that
+/// `outside` (0: none) lies in and all that called it. Takes
 /// about a microsecond and allocates from no heap.
-pub fn capture(inside: usize) -> u32 {
+pub fn capture(inside: usize, outside: usize) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
-    let count = native_frames(&mut native, inside, |address| {
+    let count = native_frames(&mut native, (inside, outside), |address| {
         interpreter.is_some_and(|it| it.evaluates(address))
     });
 

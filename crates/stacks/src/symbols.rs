@@ -1,7 +1,7 @@
 //! Addresses to functions, files and lines, inlined functions included.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -43,13 +43,26 @@ impl Symbols {
         }
     }
 
-    /// The functions at each address, innermost first; at least one entry for each address.
-    pub fn resolve(&mut self, addresses: &[u64]) -> Result<Vec<Rc<[Location]>>, Error> {
-        let mut unknown: Vec<u64> = addresses
-            .iter()
-            .copied()
-            .filter(|at| !self.known.contains_key(at))
-            .collect();
+    /// The functions at each address, innermost first; at least one entry for each address. Of the modules
+    /// that `exported_only` names, debug information is not read (a language runtime's takes long), and
+    /// only exported functions are named.
+    pub fn resolve(
+        &mut self,
+        addresses: &[u64],
+        exported_only: impl Fn(&str) -> bool,
+    ) -> Result<Vec<Rc<[Location]>>, Error> {
+        let mut unknown = Vec::new();
+        for address in addresses.iter().copied() {
+            if self.known.contains_key(&address) {
+                continue;
+            }
+            let exported = exported_at(address);
+            if exported.module.as_deref().is_some_and(&exported_only) {
+                self.known.insert(address, Rc::new([exported]));
+            } else {
+                unknown.push(address);
+            }
+        }
         unknown.sort_unstable();
         unknown.dedup();
         if !unknown.is_empty() {
@@ -86,7 +99,7 @@ impl Default for Symbols {
 }
 
 fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> Rc<[Location]> {
-    let (module, offset) = object_of(address);
+    let Location { module, offset, .. } = exported_at(address);
     let place = |name: &str, info: Option<&CodeInfo<'_>>, inlined| Location {
         function: Some(name.to_owned()),
         file: info.map(|info| info.to_path().to_string_lossy().into_owned()),
@@ -117,28 +130,31 @@ fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> 
     }
 }
 
-/// The object file around an address, and the address's offset in it.
-fn object_of(address: u64) -> (Option<String>, Option<u64>) {
+/// What the loader knows of an address: the object file, the offset in it, and the exported function.
+fn exported_at(address: u64) -> Location {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: dladdr takes any address, and fills `info` when it returns non-zero.
     if unsafe { libc::dladdr(address as *const _, info.as_mut_ptr()) } == 0 {
-        return (None, None);
+        return Location::default();
     }
     // SAFETY: filled, see above.
     let info = unsafe { info.assume_init() };
-    let offset = address - info.dli_fbase as u64;
-    if info.dli_fname.is_null() {
-        return (None, Some(offset));
-    }
-    // SAFETY: the loader's string, alive as long as the object is loaded.
-    let name = unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy();
+    let text = |name: *const c_char| {
+        // SAFETY: the loader's string, alive as long as the object is loaded.
+        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
+    };
     // glibc names the main program as it was started, which need not be a path.
-    let name = match name.contains('/') {
-        true => name.into_owned(),
+    let module = text(info.dli_fname).map(|name| match name.contains('/') {
+        true => name,
         false => std::env::current_exe()
             .unwrap_or(PathBuf::from(&*name))
             .to_string_lossy()
             .into_owned(),
-    };
-    (Some(name), Some(offset))
+    });
+    Location {
+        function: text(info.dli_sname),
+        module,
+        offset: Some(address - info.dli_fbase as u64),
+        ..Location::default()
+    }
 }

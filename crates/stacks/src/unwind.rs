@@ -106,13 +106,17 @@ fn eh_frame_start(header: usize, bytes: &[u8]) -> Option<usize> {
 }
 
 /// Fills `frames` with the calling thread's code addresses, innermost first, and returns how many
-/// there are. Starts with the caller of the frame that the stack address `inside` lies in; stops after
-/// the first one that `is_last` accepts. Allocates nothing.
+/// there are. Starts with the caller of the frame that the first stack address lies in; stops before the
+/// frame that the second one (0: none) lies in, or after the first that `is_last` accepts. Allocates nothing.
 #[inline(never)]
-pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) -> bool) -> usize {
+pub(crate) fn native_frames(
+    frames: &mut [MaybeUninit<u64>],
+    between: (usize, usize),
+    is_last: impl Fn(u64) -> bool,
+) -> usize {
     READERS.fetch_add(1, Ordering::SeqCst);
     let count = if USABLE.load(Ordering::SeqCst) {
-        unwind(frames, inside, is_last)
+        unwind(frames, between, is_last)
     } else {
         0
     };
@@ -120,7 +124,7 @@ pub(crate) fn native_frames(frames: &mut [MaybeUninit<u64>], inside: usize, is_l
     count
 }
 
-fn unwind(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) -> bool) -> usize {
+fn unwind(frames: &mut [MaybeUninit<u64>], between: (usize, usize), is_last: impl Fn(u64) -> bool) -> usize {
     let Some(mut cache) = caches().iter().find_map(SpinLock::try_lock) else {
         return 0;
     };
@@ -130,6 +134,7 @@ fn unwind(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) 
     let Some(unwinder) = (unsafe { &*unwinder }) else {
         return 0;
     };
+    let (inside, outside) = between;
     let (pc, start, mut registers) = registers();
     let end = stack_end(start);
     let mut read_stack = |address: u64| {
@@ -147,7 +152,13 @@ fn unwind(frames: &mut [MaybeUninit<u64>], inside: usize, is_last: impl Fn(u64) 
         };
         frame = next;
         // The stack pointer is now that of the caller, just above the frame that was left.
-        if (registers.sp() as usize) > inside {
+        let left = registers.sp() as usize;
+        if outside != 0 && left > outside {
+            // The frame that was left, and noted last, is the one that holds `outside`.
+            count = count.saturating_sub(1);
+            break;
+        }
+        if left > inside {
             // One less than a return address lies inside the call, which is what symbols are wanted for.
             let address = frame.address_for_lookup();
             frames[count].write(address);

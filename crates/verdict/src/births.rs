@@ -52,7 +52,12 @@ impl Births {
 
     /// Adds what `other` has.
     pub fn join(&mut self, other: &Births) {
-        for (birth, amount) in &other.0 {
+        self.join_until(other, u32::MAX);
+    }
+
+    /// Adds what `other` has of births before the given one.
+    pub(crate) fn join_until(&mut self, other: &Births, until: u32) {
+        for (birth, amount) in other.0.range(..until) {
             let sum = self.0.entry(*birth).or_default();
             sum.blocks += amount.blocks;
             sum.bytes += amount.bytes;
@@ -110,7 +115,7 @@ impl Births {
 
     /// The rate over the births in `[from, to)`: what came after the first of them, by the calls that
     /// this took. Exact for every strictly periodic leak, wherever the window starts.
-    pub(crate) fn rate(&self, from: u32, to: u32) -> Rate {
+    pub fn rate(&self, from: u32, to: u32) -> Rate {
         let births: Vec<(u32, Amount)> = self.0.range(from..to.max(from)).map(|(b, a)| (*b, *a)).collect();
         match births.as_slice() {
             [] => Rate::default(),

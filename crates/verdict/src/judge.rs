@@ -67,11 +67,13 @@ pub struct SiteFinding {
     pub certainty: Certainty,
     /// How much.
     pub rate: Rate,
+    /// The births that it was taken from: from the first, up to but not including the second.
+    pub births: (u32, u32),
 }
 
 enum State {
     Quiet,
-    Open(Rate),
+    Open(SiteFinding),
     Falling,
     Found(SiteFinding),
 }
@@ -176,7 +178,7 @@ impl Judge {
         for site in sites {
             match self.state(site, calls) {
                 State::Found(found) => findings.push(found),
-                State::Open(rate) => open.push(self.growing(site.id, rate)),
+                State::Open(found) => open.push(found),
                 State::Falling => falling = true,
                 State::Quiet => {}
             }
@@ -191,7 +193,7 @@ impl Judge {
             return self.outcome(Verdict::Indeterminate, Reason::StillGrowing, open, 0);
         }
         if falling {
-            return self.outcome(Verdict::Bounded, stopped(sites), Vec::new(), 0);
+            return self.outcome(Verdict::Bounded, stopped(calls, sites), Vec::new(), 0);
         }
         self.nothing_grows(calls, sites)
     }
@@ -252,13 +254,14 @@ impl Judge {
         let Some((from, to)) = self.window(known_since, calls) else {
             return State::Quiet;
         };
-        let rate = site.births.rate(from, to);
+        let found = |certainty| SiteFinding {
+            site: site.id,
+            certainty,
+            rate: site.births.rate(from, to),
+            births: (from, to),
+        };
         if lost::is_proof(&site.lost, from, to) {
-            return State::Found(SiteFinding {
-                site: site.id,
-                certainty: Certainty::Lost,
-                rate,
-            });
+            return State::Found(found(Certainty::Lost));
         }
         // Blocks from before sites were told apart say nothing about what still grows.
         if !site.told && self.sites_since.is_some_and(|since| since <= calls / 2) {
@@ -266,12 +269,17 @@ impl Judge {
         }
         if calls < self.rules.clean_at() {
             return match site.births.spread(from, to, 3) {
-                true => State::Open(rate),
+                true => State::Open(found(Certainty::Growing)),
                 false => State::Quiet,
             };
         }
-        let compared = if known_since <= calls / 4 { calls / 2 } else { to };
-        if site.births.calls(from.max(calls / 8), compared) == 0 {
+        // Fewer than half of what a leak of the guaranteed period would have left there is no such leak.
+        let compared = (
+            from.max(calls / 8),
+            if known_since <= calls / 4 { calls / 2 } else { to },
+        );
+        let half_of_least = compared.1.saturating_sub(compared.0) / self.rules.period / 2;
+        if site.births.calls(compared.0, compared.1) <= half_of_least as usize {
             return State::Quiet;
         }
         let growth = self.growth(site, calls);
@@ -280,10 +288,10 @@ impl Judge {
         }
         match site.births.pace(calls) {
             Pace::InStep if calls >= self.rules.confirm() && known_since <= calls / 8 && growth == Growth::AsBorn => {
-                State::Found(self.growing(site.id, rate))
+                State::Found(found(Certainty::Growing))
             }
             Pace::Falling if calls >= self.rules.confirm() => State::Falling,
-            _ => State::Open(rate),
+            _ => State::Open(found(Certainty::Growing)),
         }
     }
 
@@ -344,6 +352,7 @@ impl Judge {
             site.births.total().bytes.saturating_sub(before.bytes)
         };
         let all: u64 = sites.iter().map(rise).sum();
+        let births = (*earlier_call, calls);
         let calls = f64::from(calls - earlier_call);
         sites
             .iter()
@@ -354,7 +363,12 @@ impl Judge {
                     bytes: rise(site) as f64 / calls,
                     every: None,
                 };
-                self.growing(site.id, rate)
+                SiteFinding {
+                    site: site.id,
+                    certainty: Certainty::Growing,
+                    rate,
+                    births,
+                }
             })
             .collect()
     }
@@ -364,19 +378,11 @@ impl Judge {
         const WARM_UP: u32 = 64;
         let late = sites.iter().any(|site| site.births.calls(WARM_UP, calls / 2) > 0);
         let (verdict, reason) = if late {
-            (Verdict::Bounded, stopped(sites))
+            (Verdict::Bounded, stopped(calls, sites))
         } else {
             (Verdict::Clean, Reason::NothingGrows)
         };
         self.outcome(verdict, reason, Vec::new(), calls / 4)
-    }
-
-    fn growing(&self, site: usize, rate: Rate) -> SiteFinding {
-        SiteFinding {
-            site,
-            certainty: Certainty::Growing,
-            rate,
-        }
     }
 
     fn outcome(&self, verdict: Verdict, reason: Reason, mut findings: Vec<SiteFinding>, period: u32) -> Outcome {
@@ -390,13 +396,14 @@ impl Judge {
     }
 }
 
-fn stopped(sites: &[Site]) -> Reason {
-    let mut all = Births::default();
-    sites.iter().for_each(|site| all.join(&site.births));
-    let total = all.total();
+/// What stayed, less the youngest blocks, which may be in use.
+fn stopped(calls: u32, sites: &[Site]) -> Reason {
+    let mut old = Births::default();
+    sites.iter().for_each(|site| old.join_until(&site.births, calls / 2));
+    let total = old.total();
     Reason::Stopped {
         blocks: total.blocks,
         bytes: total.bytes,
-        last_call: all.last().unwrap_or(0),
+        last_call: old.last().unwrap_or(0),
     }
 }
