@@ -76,7 +76,11 @@ pub(crate) fn check(
     let watchdog = Watchdog::start(depth.time(), None);
     let callee = Callee::Function(function, arguments);
     let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?;
-    Ok(run(&depth, &mut subject)?.to_json())
+    match run(&depth, &mut subject) {
+        Ok(report) => Ok(report.to_json()),
+        Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),
+        Err(why) => Err(why),
+    }
 }
 
 /// Runs a check; the call's own exception comes back as it is.
@@ -86,7 +90,7 @@ pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Re
         // Raised in the middle of the call, without a word.
         Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
             let message = format!(
-                "a call had not returned {:.0} s after the start",
+                "a call had not returned {:.1} s after the start",
                 depth.time().as_secs_f64()
             );
             Err(CallTimeout::new_err(message))
