@@ -7,7 +7,7 @@ SITE := build/site
 PY := $(VENV)/bin/python
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench corpus soak clean
+.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -28,7 +28,7 @@ test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 test-pythons: $(SITE)/.done ## the zoo on every CPython 3.9 to 3.13 that is found here
 	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py
 
-check: ## what CI runs: formatting, lints, types, and all tests on all interpreters
+check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 	$(MAKE) test test-pythons
@@ -38,6 +38,12 @@ bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its r
 
 soak: $(SITE)/.done ## the whole zoo fifty times over; no verdict may differ
 	LEAKTIGHT_SITE=$(SITE) $(PY) tests/soak.py
+
+sanitize: ## the address sanitizer, where a nightly toolchain is installed
+	@if cargo +nightly --version >/dev/null 2>&1; then \
+		RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=build/asan cargo +nightly test --quiet \
+			--target $$(rustc -vV | sed -n 's/host: //p') -p leaktight-liveset -p leaktight-verdict -p leaktight-stacks --lib --tests; \
+	else echo "no nightly toolchain here: the address sanitizer was not run"; fi
 
 clean: ## remove what was built
 	rm -rf build target

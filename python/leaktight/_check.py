@@ -33,7 +33,8 @@ def check(
 
     :param fun: what to call. The result is dropped. A coroutine function is awaited, once a call, on
         an event loop of its own. For keyword arguments use :func:`functools.partial`.
-    :param max_calls: make no more calls than this. Default: 128 times the period, 65,536.
+    :param max_calls: make no more calls than this. Default: 128 times the period, at
+        least 65,536.
     :param time_budget: seconds after which no call is started; what was seen by then is judged, and
         the report says how deep it went. Default: 20.
     :param period: a leak that happens once in so many calls must not be called clean. Default: 512.

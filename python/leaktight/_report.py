@@ -1,4 +1,4 @@
-"""The report as typed objects. ``docs/report.md`` describes each field."""
+"""The report as typed objects. ``crates/report/SCHEMA.md`` describes each field."""
 
 from __future__ import annotations
 

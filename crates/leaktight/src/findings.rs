@@ -49,6 +49,9 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         .map(|group| finding(group, seen.reach.as_ref(), subject))
         .collect();
     let mut blind_spots = seen.blind_spots;
+    if stacks::full() {
+        blind_spots.push("some call stacks, for which the tracker had no memory".to_owned());
+    }
     blind_spots.extend(private_allocators());
     blind_spots.extend(subject.blind_spots());
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
@@ -357,7 +360,7 @@ fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spe
             _,
         ) => {
             format!(
-                "it kept {blocks} blocks ({bytes} bytes) up to call {last_call} and nothing since: a cache, not a leak"
+                "it kept {blocks} blocks ({bytes} bytes), the last of them from call {last_call}, and has stopped growing: a cache, not a leak"
             )
         }
         (Reason::StillGrowing, _) => {

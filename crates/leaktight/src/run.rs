@@ -196,7 +196,11 @@ impl<S: Subject> Run<'_, S> {
         const LEAST_CALLS: u32 = 16;
         let suspects = self.suspects();
         self.sites.leave_out(&suspects);
-        if suspects.is_empty() || spent.is_some() {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        if spent.is_some() {
+            self.remark("another thread allocates, and no time was left to see whether it works for the calls; its blocks are left out");
             return Ok(());
         }
         let calls = (self.calls / 8).max(LEAST_CALLS);
@@ -238,11 +242,16 @@ impl<S: Subject> Run<'_, S> {
             .map(|at| survey.sites[at].id)
             .collect();
         self.sites.leave_out(&alone);
-        let remark = "another thread allocates without keeping step with the calls; its blocks are left out";
-        if !alone.is_empty() && !self.remarks.iter().any(|known| known == remark) {
-            self.remarks.push(remark.to_owned());
+        if !alone.is_empty() {
+            self.remark("another thread allocates without keeping step with the calls; its blocks are left out");
         }
         Ok(())
+    }
+
+    fn remark(&mut self, remark: &str) {
+        if !self.remarks.iter().any(|known| known == remark) {
+            self.remarks.push(remark.to_owned());
+        }
     }
 
     /// Sites of other threads with survivors that are not new.

@@ -59,7 +59,11 @@ fn a_watched_malloc_allocates_only_what_was_asked_for() {
         }
     });
     // The leak switches stacks on, and its own verdict shows that the hooks were at work all the time.
-    assert_eq!((report.verdict, report.calls), (leaktight::Verdict::Leak, 64), "{report}");
+    assert_eq!(
+        (report.verdict, report.calls),
+        (leaktight::Verdict::Leak, 64),
+        "{report}"
+    );
     assert_eq!(report.findings[0].bytes_per_call, 100.0, "{report}");
     assert_eq!(allocated, 0);
     assert!(grown <= 112, "{grown} bytes");

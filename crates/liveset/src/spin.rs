@@ -29,10 +29,10 @@ impl<T> SpinLock<T> {
     /// Waits until the lock is free and takes it.
     #[inline]
     pub fn lock(&self) -> SpinGuard<'_, T> {
-        let mut tries = 0u32;
         while self.held.swap(true, Ordering::Acquire) {
+            let mut tries = 0u32;
             while self.held.load(Ordering::Relaxed) {
-                tries += 1;
+                tries = tries.wrapping_add(1);
                 if tries.is_multiple_of(128) {
                     std::thread::yield_now();
                 } else {
@@ -45,7 +45,8 @@ impl<T> SpinLock<T> {
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
-        (!self.held.swap(true, Ordering::Acquire)).then_some(SpinGuard { lock: self })
+        // Lazily: a guard that is made and dropped would free somebody else's lock.
+        (!self.held.swap(true, Ordering::Acquire)).then(|| SpinGuard { lock: self })
     }
 
     /// Frees the lock without a guard, for a guard that was forgotten on purpose
@@ -85,5 +86,20 @@ impl<T> Drop for SpinGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
         self.lock.held.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_that_fails_leaves_the_lock_to_its_holder() {
+        let lock = SpinLock::new(1);
+        let held = lock.lock();
+        assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none());
+        drop(held);
+        assert_eq!(lock.try_lock().map(|value| *value), Some(1));
     }
 }

@@ -44,13 +44,15 @@ Examples:
   leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
 
 Exit status:
-  0 clean, or bounded (a cache)    2 wrong usage, or the statement failed    100 nothing can be seen here
-  1 leak                           3 could not be decided                    130 interrupted")]
+    0  clean, or bounded (a cache)          100  nothing can be seen here
+    1  leak                                 101  the report could not be written
+    2  wrong usage, or the statement failed 130  interrupted
+    3  could not be decided")]
 struct CheckArguments {
     /// Code to run once before; may be given several times.
     #[arg(short, long, value_name = "CODE")]
     setup: Vec<String>,
-    /// Make no more calls than this [default: 128 times the period].
+    /// Make no more calls than this [default: 128 times the period, at least 65536].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     max_calls: Option<u32>,
     /// Start no call after so long, and judge what was seen by then.
@@ -194,7 +196,7 @@ fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
 
 fn give_up(budget: Duration) {
     eprintln!(
-        "leaktight: a call has not returned {:.0} s after the start and cannot be interrupted, being in native code",
+        "leaktight: a call has not returned after {:.1} s of budget and cannot be interrupted, being in native code",
         budget.as_secs_f64()
     );
     std::process::exit(exit::INDETERMINATE);

@@ -90,7 +90,7 @@ pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Re
         // Raised in the middle of the call, without a word.
         Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
             let message = format!(
-                "a call had not returned {:.1} s after the start",
+                "a call had not returned when the budget of {:.1} s was long over",
                 depth.time().as_secs_f64()
             );
             Err(CallTimeout::new_err(message))

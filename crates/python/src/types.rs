@@ -58,7 +58,7 @@ impl KnownTypes {
         [0, GC_HEAD, GC_HEAD + PRE_HEADER, PRE_HEADER]
             .into_iter()
             .find_map(|offset| {
-                if block.size < offset + OBJECT_HEAD || block.address % 16 != 0 {
+                if block.size < offset + OBJECT_HEAD || !block.address.is_multiple_of(16) {
                     return None;
                 }
                 let address = block.address + offset;

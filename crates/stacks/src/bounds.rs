@@ -3,7 +3,8 @@
 use std::cell::Cell;
 
 thread_local! {
-    /// Start and end of the mapping that this thread's stack pointer lay in last.
+    /// Start and end of the mapping that this thread's stack pointer lay in last. Its first use may allocate
+    /// inside the loader; the hook that we are called from is guarded by then, so that passes through.
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 

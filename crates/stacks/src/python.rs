@@ -9,6 +9,9 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 type Pointer = *mut c_void;
+type GetThread = unsafe extern "C" fn() -> Pointer;
+type Check = unsafe extern "C" fn() -> c_int;
+type Count = unsafe extern "C" fn(Pointer);
 
 /// One frame: a code object and the offset in bytes of the instruction that runs in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,10 +37,10 @@ impl std::error::Error for FrameMismatch {}
 /// What is needed of a running CPython.
 pub struct Interpreter {
     layout: Layout,
-    this_thread: unsafe extern "C" fn() -> Pointer,
-    holds_gil: unsafe extern "C" fn() -> c_int,
-    pub(crate) hold: unsafe extern "C" fn(Pointer),
-    pub(crate) release: unsafe extern "C" fn(Pointer),
+    this_thread: GetThread,
+    holds_gil: Check,
+    pub(crate) hold: Count,
+    pub(crate) release: Count,
     evaluation: (u64, u64),
 }
 
@@ -112,7 +115,7 @@ impl Layout {
         }
         while frame != 0 {
             let foreign = match self.owner {
-                Some((at, value)) => (read(frame + at & !7)? >> (at % 8 * 8)) as u8 == value,
+                Some((at, value)) => (read((frame + at) & !7)? >> (at % 8 * 8)) as u8 == value,
                 None => false,
             };
             if !foreign {
@@ -145,10 +148,10 @@ impl Interpreter {
         unsafe {
             Some(Interpreter {
                 layout: Layout::of(version)?,
-                this_thread: std::mem::transmute::<Pointer, _>(function(c"PyGILState_GetThisThreadState")?),
-                holds_gil: std::mem::transmute::<Pointer, _>(function(c"PyGILState_Check")?),
-                hold: std::mem::transmute::<Pointer, _>(function(c"Py_IncRef")?),
-                release: std::mem::transmute::<Pointer, _>(function(c"Py_DecRef")?),
+                this_thread: std::mem::transmute::<Pointer, GetThread>(function(c"PyGILState_GetThisThreadState")?),
+                holds_gil: std::mem::transmute::<Pointer, Check>(function(c"PyGILState_Check")?),
+                hold: std::mem::transmute::<Pointer, Count>(function(c"Py_IncRef")?),
+                release: std::mem::transmute::<Pointer, Count>(function(c"Py_DecRef")?),
                 evaluation: symbol_range(evaluation),
             })
         }

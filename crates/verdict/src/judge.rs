@@ -122,7 +122,7 @@ impl Judge {
         let (place, step) = (call - (1 << octave), 1u32 << (octave - slots));
         let (slot, within) = (place / step, place % step);
         // Golden-ratio steps through the slot.
-        within == (u64::from(slot.wrapping_mul(2_654_435_769) >> 8) * u64::from(step) >> 24) as u32
+        within == ((u64::from(slot.wrapping_mul(2_654_435_769) >> 8) * u64::from(step)) >> 24) as u32
     }
 
     /// The call after which [`Judge::look`] is to be called next.
@@ -382,7 +382,7 @@ impl Judge {
         } else {
             (Verdict::Clean, Reason::NothingGrows)
         };
-        self.outcome(verdict, reason, Vec::new(), calls / 4)
+        self.outcome(verdict, reason, Vec::new(), (calls / 4).min(self.rules.period))
     }
 
     fn outcome(&self, verdict: Verdict, reason: Reason, mut findings: Vec<SiteFinding>, period: u32) -> Outcome {

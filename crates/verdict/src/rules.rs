@@ -10,8 +10,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The first look that may end in "clean": four periods, so that the third and fourth octave
-    /// before the end hold at least one period each.
+    /// The first look that may end in "clean": four periods, so that the births that are compared there
+    /// (from an eighth to a half of the calls) span more than one.
     pub fn clean_at(&self) -> u32 {
         self.period.saturating_mul(4).max(16)
     }
@@ -62,13 +62,14 @@ pub enum Reason {
     NothingGrows,
     /// The findings say it.
     Findings,
-    /// So many blocks and bytes were added up to this call, and none later.
+    /// Of the first half of the calls so many blocks and bytes are left, the last from this call, and it
+    /// has not grown since.
     Stopped {
         /// Blocks that stayed.
         blocks: u64,
         /// Their bytes.
         bytes: u64,
-        /// The call that added the last of them.
+        /// The call that the youngest of them is from.
         last_call: u32,
     },
     /// Still growing when calls, time or memory ran out, and something holds the blocks.
