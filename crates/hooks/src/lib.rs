@@ -21,6 +21,6 @@ mod threads;
 pub use elf::{LoadedObject, loaded_objects, objects_generation};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
-    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, live_blocks, overflowed,
-    patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
+    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, leave_call, live_blocks,
+    overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
 };

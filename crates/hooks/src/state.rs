@@ -65,6 +65,8 @@ const ONLY_OWN: u64 = 2;
 
 static LAST_SESSION: AtomicU32 = AtomicU32::new(0);
 static CALL: AtomicU32 = AtomicU32::new(0);
+/// The last call that was entered, also while none runs.
+static LATEST_CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
@@ -97,7 +99,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     let session = LAST_SESSION.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
     LIVE.open(session);
     MAPPED.lock().open(session);
-    CALL.store(0, Ordering::Relaxed);
+    enter_call(0);
     belong_to(session, 0);
     let generation = objects_generation();
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
@@ -154,6 +156,13 @@ pub fn patched() -> PatchCount {
 
 /// The number that blocks born from now on carry as their birth call.
 pub fn enter_call(number: u32) {
+    LATEST_CALL.store(number, Ordering::Relaxed);
+    CALL.store(number, Ordering::Relaxed);
+}
+
+/// The number that blocks carry that are born between calls. Threads that a call has just started still
+/// work for that call.
+pub fn leave_call(number: u32) {
     CALL.store(number, Ordering::Relaxed);
 }
 
@@ -300,11 +309,11 @@ pub(crate) fn belong_to(session: u32, call: u32) {
 #[inline(always)]
 fn birth(thread: &Thread) -> u32 {
     const LONG: u32 = 512;
-    let (now, started) = (CALL.load(Ordering::Relaxed), thread.started_in.get());
-    if started != 0 && now.wrapping_sub(started) <= LONG {
+    let started = thread.started_in.get();
+    if started != 0 && LATEST_CALL.load(Ordering::Relaxed).wrapping_sub(started) <= LONG {
         started
     } else {
-        now
+        CALL.load(Ordering::Relaxed)
     }
 }
 

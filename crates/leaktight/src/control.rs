@@ -13,7 +13,7 @@ const CONTROL: u32 = u32::MAX - 1;
 
 /// Plants, looks, and takes everything away again. What was missed in any run of it stays noted.
 pub(crate) fn run<S: Subject>(subject: &mut S, control: &mut Control) {
-    hooks::enter_call(CONTROL);
+    hooks::leave_call(CONTROL);
     let planted = hooks::watched(|| {
         let mut planted = vec![plant_in_libc()];
         planted.extend(subject.plant());

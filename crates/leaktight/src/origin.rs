@@ -259,7 +259,7 @@ fn readable(function: &str) -> String {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let length: usize = rest[..digits].parse().unwrap_or(0);
         match rest[digits..].split_at_checked(length) {
-            Some((part, behind)) if length > 0 && behind.starts_with('_') => {
+            Some((part, behind)) if length > 0 && part != "_" && behind.starts_with('_') => {
                 parts.push(part);
                 rest = &behind[1..];
             }

@@ -51,7 +51,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         blind_spots: Vec::new(),
     };
     let mut control = Control::default();
-    hooks::enter_call(IDLE - 2);
+    hooks::leave_call(IDLE - 2);
     while run.calls < WARM_UP.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
         run.calls += 1;
         run.call()?;
@@ -180,7 +180,7 @@ impl<S: Subject> Run<'_, S> {
         const CALLS: u32 = 16;
         const TIME: Duration = Duration::from_millis(2);
         self.call_until(self.calls.saturating_add(CALLS))?;
-        hooks::enter_call(IDLE);
+        hooks::leave_call(IDLE);
         self.subject.idle(TIME);
         self.settle();
         let second = Reach::find(self.subject);
@@ -215,7 +215,7 @@ impl<S: Subject> Run<'_, S> {
             let idle = started
                 .elapsed()
                 .clamp(Duration::from_millis(2), Duration::from_millis(100));
-            hooks::enter_call(IDLE);
+            hooks::leave_call(IDLE);
             self.subject.idle(idle);
             idle_time += idle;
         }

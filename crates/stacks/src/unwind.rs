@@ -125,9 +125,9 @@ pub(crate) fn native_frames(
 }
 
 fn unwind(frames: &mut [MaybeUninit<u64>], between: (usize, usize), is_last: impl Fn(u64) -> bool) -> usize {
-    let Some(mut cache) = caches().iter().find_map(SpinLock::try_lock) else {
-        return 0;
-    };
+    let caches = caches();
+    let free = caches.iter().find_map(SpinLock::try_lock);
+    let mut cache = free.unwrap_or_else(|| caches[between.0 / 64 % caches.len()].lock());
     // Counted among READERS, so nobody exchanges the unwinder while the reference lives.
     let unwinder: *const Option<Unwinder> = &raw const *UNWINDER.lock();
     // SAFETY: the static outlives this call, and see above for why it does not change.
