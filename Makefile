@@ -20,7 +20,7 @@ test: test-rust test-python ## run all tests with the default interpreter
 
 test-rust: ## the Rust crates, and a crate of a user's
 	cargo test --workspace --release --quiet
-	CARGO_TARGET_DIR=build/rust-user cargo test --release --quiet --manifest-path tests/rust-user/Cargo.toml
+	CARGO_TARGET_DIR=build/rust-user cargo test --quiet --manifest-path tests/rust-user/Cargo.toml
 
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q

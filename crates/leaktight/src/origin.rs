@@ -204,23 +204,27 @@ fn is_glue(function: &str, file: &str) -> bool {
         .any(|glue| name.starts_with(glue))
 }
 
-/// The same without debug information: by namespace.
+/// The same without debug information: by namespace. What a trait does for a primitive type
+/// (`<&str as …>`) is the library's too.
 fn is_standard_name(function: &str, file: &str) -> bool {
+    const NAMESPACES: [&str; 8] = [
+        "std::",
+        "core::",
+        "alloc::",
+        "__gnu_cxx::",
+        "operator new",
+        "__rust_",
+        "__rdl_",
+        "__rustc",
+    ];
     let name = function.trim_start_matches(['<', '&']);
-    file.is_empty()
-        && [
-            "std::",
-            "core::",
-            "alloc::",
-            "__gnu_cxx::",
-            "operator new",
-            "__rust_",
-            "__rdl_",
-            "__rustc",
-            "test::",
-        ]
-        .iter()
-        .any(|standard| name.starts_with(standard))
+    let of_primitive = || {
+        function
+            .strip_prefix('<')
+            .and_then(|rest| rest.split_once(" as "))
+            .is_some_and(|(of, _)| !of.contains("::"))
+    };
+    file.is_empty() && (NAMESPACES.iter().any(|standard| name.starts_with(standard)) || of_primitive())
 }
 
 /// The evaluation loop and call machinery of the interpreter name no function that somebody called.

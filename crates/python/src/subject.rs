@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyTuple};
 
 use crate::interpreter::AtRest;
+use crate::judge::CallTimeout;
 use crate::types::KnownTypes;
 use crate::watchdog::Watchdog;
 use crate::{frames, holders, interpreter};
@@ -36,7 +37,7 @@ pub(crate) struct PythonSubject<'py> {
     frames_work: bool,
     /// The folder of our own Python files.
     package: Option<String>,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
     show_progress: Option<fn(u32, Duration)>,
 }
 
@@ -59,7 +60,7 @@ impl<'py> PythonSubject<'py> {
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
             at_rest: AtRest::new(py)?,
             types: None,
-            _watchdog: watchdog,
+            watchdog,
             show_progress,
         })
     }
@@ -104,7 +105,14 @@ impl Subject for PythonSubject<'_> {
     type Error = PyErr;
 
     fn call(&mut self) -> Result<(), PyErr> {
+        self.watchdog.call_begins();
         let result = self.call_raw();
+        if self.watchdog.call_ends() {
+            // SAFETY: the owned result of the call, or null with an error set, which is replaced.
+            unsafe { ffi::Py_XDECREF(result) };
+            drop(PyErr::take(self.py));
+            return Err(CallTimeout::new_err(()));
+        }
         match (&self.raises, result.is_null()) {
             (None, false) => {
                 // SAFETY: the owned result of the call.

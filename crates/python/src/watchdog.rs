@@ -14,17 +14,27 @@ use crate::judge::CallTimeout;
 
 /// How long after the end of the time budget a call may go on.
 const GRACE: Duration = Duration::from_secs(1);
+/// How often to look whether a call runs.
+const POLL: Duration = Duration::from_millis(100);
 /// How long after that Python code has to let itself be interrupted.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// A thread that raises `CallTimeout` in the thread that made this, when the time is up and a
-/// while. Gone when dropped, which needs the GIL.
+/// A thread that raises `CallTimeout` in the thread that made this, when the time is up and a while, and
+/// a call still runs. Gone when dropped.
 pub(crate) struct Watchdog {
     target: c_long,
-    /// Whether somebody still waits for the call. Read and written with the GIL held.
-    active: Arc<AtomicBool>,
+    call: Arc<Call>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What the two threads tell each other. Written with the GIL held.
+#[derive(Default)]
+struct Call {
+    /// A call is being made.
+    runs: AtomicBool,
+    /// It was interrupted.
+    interrupted: AtomicBool,
 }
 
 impl Watchdog {
@@ -32,9 +42,9 @@ impl Watchdog {
     pub(crate) fn start(budget: Duration, give_up: Option<fn(Duration)>) -> Watchdog {
         // SAFETY: returns the number of the calling thread.
         let target = unsafe { ffi::PyThread_get_thread_ident() } as c_long;
-        let active = Arc::new(AtomicBool::new(true));
+        let call = Arc::new(Call::default());
         let (stop, stopped) = mpsc::channel::<()>();
-        let is_active = active.clone();
+        let watched = call.clone();
         // A thread allocates while it starts; that must be over before anything is counted.
         let (ready, started) = mpsc::channel::<()>();
         let watch = move || {
@@ -43,8 +53,14 @@ impl Watchdog {
             if !wait(budget.saturating_add(GRACE)) {
                 return;
             }
+            // No call is started any more, but what was seen is still being judged.
+            while !watched.runs.load(Ordering::Relaxed) {
+                if !wait(POLL) {
+                    return;
+                }
+            }
             // Waits for the GIL on a thread of its own, since native code may never let go of it.
-            std::thread::spawn(move || leaktight::unwatched(|| interrupt(target, &is_active)));
+            std::thread::spawn(move || leaktight::unwatched(|| interrupt(target, &watched)));
             if let Some(give_up) = give_up
                 && wait(LAST_WAIT)
             {
@@ -58,16 +74,36 @@ impl Watchdog {
         let _ = started.recv();
         Watchdog {
             target,
-            active,
+            call,
             stop: Some(stop),
             thread: thread.ok(),
         }
     }
 }
 
-fn interrupt(target: c_long, active: &AtomicBool) {
+impl Watchdog {
+    /// A call begins; it may be interrupted from now on.
+    pub(crate) fn call_begins(&self) {
+        self.call.runs.store(true, Ordering::Relaxed);
+    }
+
+    /// The call has ended. Returns whether it was interrupted; an exception that was not delivered in
+    /// time is taken back. The GIL is held.
+    pub(crate) fn call_ends(&self) -> bool {
+        self.call.runs.store(false, Ordering::Relaxed);
+        let interrupted = self.call.interrupted.load(Ordering::Relaxed);
+        if interrupted {
+            // SAFETY: the GIL is held; null takes back what is not delivered yet.
+            unsafe { ffi::PyThreadState_SetAsyncExc(self.target, std::ptr::null_mut()) };
+        }
+        interrupted
+    }
+}
+
+fn interrupt(target: c_long, call: &Call) {
     Python::attach(|py| {
-        if active.load(Ordering::Relaxed) {
+        if call.runs.load(Ordering::Relaxed) {
+            call.interrupted.store(true, Ordering::Relaxed);
             let class = py.get_type::<CallTimeout>();
             // SAFETY: the GIL is held; an unknown thread number is ignored.
             unsafe { ffi::PyThreadState_SetAsyncExc(target, class.as_ptr()) };
@@ -77,9 +113,6 @@ fn interrupt(target: c_long, active: &AtomicBool) {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        self.active.store(false, Ordering::Relaxed);
-        // SAFETY: the GIL is held; null takes back what is not delivered yet.
-        unsafe { ffi::PyThreadState_SetAsyncExc(self.target, std::ptr::null_mut()) };
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // It waits for nothing but the channel, and never for the GIL.
