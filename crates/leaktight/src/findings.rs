@@ -44,10 +44,11 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         subject.before_naming();
     }
     let groups = group(&seen, sites, subject);
-    let findings: Vec<Finding> = groups
+    let mut findings: Vec<Finding> = groups
         .iter()
         .map(|group| finding(group, seen.reach.as_ref(), subject))
         .collect();
+    findings.sort_by(|a, b| b.bytes_per_call.total_cmp(&a.bytes_per_call));
     let mut blind_spots = seen.blind_spots;
     if stacks::full() {
         blind_spots.push("some call stacks, for which the tracker had no memory".to_owned());
@@ -127,13 +128,37 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
     groups
 }
 
-/// For each site that was lost by the loss of another's blocks, that other one. Sites that hold each
-/// other were lost together: there the one with the lowest number counts as the head.
+/// For each site whose blocks are held by another's, that other one: an object and what it owns were
+/// leaked by one mistake. Sites that hold each other belong together too; there the one with the lowest
+/// number counts as the head. A block that merely grows, such as the array of a list, owns nobody here, and
+/// nobody it.
 fn heads(seen: &Seen) -> HashMap<usize, usize> {
     let findings = &seen.outcome.findings;
+    let mut site_at: HashMap<usize, usize> = HashMap::new();
+    for found in findings.iter().filter(|found| !grows_in_bytes(found)) {
+        site_at.extend(
+            seen.survey
+                .blocks_of(found.site)
+                .iter()
+                .map(|block| (block.address, found.site)),
+        );
+    }
+    let owner = |found: &SiteFinding| {
+        let reach = seen.reach.as_ref().filter(|_| !grows_in_bytes(found))?;
+        let mut owners: HashMap<usize, usize> = HashMap::new();
+        for block in seen.survey.blocks_of(found.site).iter().take(ENOUGH) {
+            let site = reach
+                .owner_of(block.address)
+                .and_then(|owner| site_at.get(&owner))
+                .copied();
+            *owners.entry(site.unwrap_or(found.site)).or_default() += 1;
+        }
+        let (owner, _) = owners.into_iter().max_by_key(|(_, count)| *count)?;
+        (owner != found.site).then_some(owner)
+    };
     let direct: HashMap<usize, usize> = findings
         .iter()
-        .filter_map(|found| Some((found.site, lost_by(found, &seen.survey.blocks_of(found.site), seen)?)))
+        .filter_map(|found| Some((found.site, owner(found)?)))
         .collect();
     let head_of = |site: usize| {
         let mut chain = vec![site];
@@ -146,23 +171,6 @@ fn heads(seen: &Seen) -> HashMap<usize, usize> {
         chain[chain.len() - 1]
     };
     findings.iter().map(|found| (found.site, head_of(found.site))).collect()
-}
-
-/// The site whose lost blocks were the last to hold the blocks of this one, if that is another.
-fn lost_by(found: &SiteFinding, blocks: &[Block], seen: &Seen) -> Option<usize> {
-    let reach = seen
-        .reach
-        .as_ref()
-        .filter(|_| found.certainty == verdict::Certainty::Lost)?;
-    let mut heads: HashMap<usize, usize> = HashMap::new();
-    for block in blocks.iter().filter(|block| reach.is_lost(block)) {
-        *heads
-            .entry(seen.survey.site_of(reach.head_of(block.address))?)
-            .or_default() += 1;
-    }
-    let (head, _) = heads.into_iter().max_by_key(|(_, count)| *count)?;
-    let is_finding = seen.outcome.findings.iter().any(|other| other.site == head);
-    (head != found.site && is_finding).then_some(head)
 }
 
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {

@@ -113,19 +113,6 @@ impl Reach {
         Some(self.nodes[owner as usize].address)
     }
 
-    /// The head of the chain of lost blocks by which this one was lost: the block itself, when no
-    /// other points to it.
-    pub(crate) fn head_of(&self, address: usize) -> usize {
-        let mut at = address;
-        for _ in 0..LONGEST_CHAIN {
-            match self.owner_of(at) {
-                Some(owner) if owner != address => at = owner,
-                _ => break,
-            }
-        }
-        at
-    }
-
     /// The address of a word outside of all tracked blocks that holds the block, directly or through
     /// a chain of blocks.
     pub(crate) fn root_of(&self, address: usize) -> Option<usize> {

@@ -60,14 +60,6 @@ impl Survey {
         blocks.sort_unstable_by_key(|block| block.birth);
         blocks
     }
-
-    /// The site of the block at `address`.
-    pub(crate) fn site_of(&self, address: usize) -> Option<usize> {
-        self.blocks
-            .iter()
-            .find(|(_, block)| block.address == address)
-            .map(|(site, _)| *site)
-    }
 }
 
 impl Sites {

@@ -176,7 +176,7 @@ impl Judge {
         }
         let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), false);
         for site in sites {
-            match self.state(site, calls) {
+            match self.state(site, calls, self.rules.confirm_when_exhausted()) {
                 State::Found(found) => findings.push(found),
                 State::Open(found) => open.push(found),
                 State::Falling => falling = true,
@@ -200,7 +200,10 @@ impl Judge {
 
     /// The verdict, if it already stands.
     fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let states: Vec<State> = sites.iter().map(|site| self.state(site, calls)).collect();
+        let states: Vec<State> = sites
+            .iter()
+            .map(|site| self.state(site, calls, self.rules.confirm()))
+            .collect();
         let undecided = states
             .iter()
             .any(|state| matches!(state, State::Open(_) | State::Falling));
@@ -249,7 +252,7 @@ impl Judge {
         }
     }
 
-    fn state(&self, site: &Site, calls: u32) -> State {
+    fn state(&self, site: &Site, calls: u32, confirm: u32) -> State {
         let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
         let Some((from, to)) = self.window(known_since, calls) else {
             return State::Quiet;
@@ -287,7 +290,7 @@ impl Judge {
             return State::Quiet;
         }
         match site.births.pace(calls) {
-            Pace::InStep if calls >= self.rules.confirm() && known_since <= calls / 8 && growth == Growth::AsBorn => {
+            Pace::InStep if calls >= confirm && known_since <= calls / 8 && growth == Growth::AsBorn => {
                 State::Found(found(Certainty::Growing))
             }
             Pace::Falling if calls >= self.rules.confirm() => State::Falling,
