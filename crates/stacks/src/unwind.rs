@@ -114,6 +114,7 @@ pub(crate) fn native_frames(
     between: (usize, usize),
     is_last: impl Fn(u64) -> bool,
 ) -> usize {
+    wait_until_usable();
     READERS.fetch_add(1, Ordering::SeqCst);
     let count = if USABLE.load(Ordering::SeqCst) {
         unwind(frames, between, is_last)
@@ -122,6 +123,17 @@ pub(crate) fn native_frames(
     };
     READERS.fetch_sub(1, Ordering::SeqCst);
     count
+}
+
+/// Modules are told anew within a millisecond; a stack without native frames would pass for another place.
+/// Not for ever: this thread may be the one that unloads a module, and allocate while that is going on.
+fn wait_until_usable() {
+    const TRIES: u32 = 2000;
+    let mut tries = 0;
+    while !USABLE.load(Ordering::SeqCst) && tries < TRIES {
+        std::thread::yield_now();
+        tries += 1;
+    }
 }
 
 fn unwind(frames: &mut [MaybeUninit<u64>], between: (usize, usize), is_last: impl Fn(u64) -> bool) -> usize {
