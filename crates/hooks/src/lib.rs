@@ -24,3 +24,4 @@ pub use state::{
     Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, leave_call, live_blocks,
     overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
 };
+pub use threads::threads_under_way;

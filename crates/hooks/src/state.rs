@@ -10,6 +10,7 @@ use crate::elf::objects_generation;
 use crate::pymem;
 use crate::slots::{self, PatchCount};
 use crate::thread::{Thread, thread};
+use crate::threads::forget_threads;
 
 /// Whose allocations are noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     LIVE.open(session);
     MAPPED.lock().open(session);
     enter_call(0);
+    forget_threads();
     belong_to(session, 0);
     let generation = objects_generation();
     WITH_PYTHON.store(options.python, Ordering::Relaxed);

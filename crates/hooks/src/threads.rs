@@ -55,6 +55,24 @@ const NO_ERRAND: Errand = Errand {
 /// Threads under way at one moment; a thread that finds no room is started plainly.
 static ERRANDS: SpinLock<[Errand; 256]> = SpinLock::new([NO_ERRAND; 256]);
 
+/// Threads that calls of this session started and that have not returned yet. One that ends by
+/// `pthread_exit` stays counted.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// How many threads that calls have started are under way.
+pub fn threads_under_way() -> usize {
+    UNDER_WAY.load(Ordering::Relaxed)
+}
+
+pub(crate) fn forget_threads() {
+    UNDER_WAY.store(0, Ordering::Relaxed);
+}
+
+fn one_less() {
+    let less = |count: usize| count.checked_sub(1);
+    let _ = UNDER_WAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+}
+
 unsafe extern "C" fn pthread_create(id: Pointer, attributes: Pointer, start: Start, argument: Pointer) -> c_int {
     let (session, call) = state::own_session();
     let errand = Errand {
@@ -68,9 +86,11 @@ unsafe extern "C" fn pthread_create(id: Pointer, attributes: Pointer, start: Sta
         // SAFETY: the caller's own arguments, handed on.
         return unsafe { real_create()(id, attributes, start, argument) };
     };
+    UNDER_WAY.fetch_add(1, Ordering::Relaxed);
     // SAFETY: as above, with a start routine that runs the caller's.
     let status = unsafe { real_create()(id, attributes, run, place as Pointer) };
     if status != 0 {
+        one_less();
         take(place);
     }
     status
@@ -81,11 +101,15 @@ unsafe extern "C" fn pthread_create(id: Pointer, attributes: Pointer, start: Sta
 unsafe extern "C-unwind" fn run(place: Pointer) -> Pointer {
     let errand = take(place as usize);
     state::belong_to(errand.session, errand.call);
-    match errand.start {
-        // SAFETY: what the caller of pthread_create asked to be run, with its argument.
-        Some(start) => unsafe { start(errand.argument) },
-        None => std::ptr::null_mut(),
+    let Some(start) = errand.start else {
+        return std::ptr::null_mut();
+    };
+    // SAFETY: what the caller of pthread_create asked to be run, with its argument.
+    let result = unsafe { start(errand.argument) };
+    if state::own_session().0 == errand.session {
+        one_less();
     }
+    result
 }
 
 fn put(errand: Errand) -> Option<usize> {

@@ -86,6 +86,7 @@ impl<S: Subject> Run<'_, S> {
         loop {
             let target = self.judge.next_look(self.calls);
             let spent = self.call_until(target)?;
+            self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
             let (mut survey, reach) = self.survey();
@@ -150,6 +151,20 @@ impl<S: Subject> Run<'_, S> {
         }
         self.session.look_for_new_objects();
         result.map_err(Error::Call)
+    }
+
+    /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will
+    /// allocate belongs to those calls. Workers that stay are not waited for.
+    fn let_threads_end(&mut self) {
+        const STEP: Duration = Duration::from_millis(1);
+        const PATIENCE: u32 = 5;
+        let (mut left, mut in_vain) = (hooks::threads_under_way(), 0);
+        while left > 0 && in_vain < PATIENCE {
+            self.subject.idle(STEP);
+            let now = hooks::threads_under_way();
+            in_vain = if now < left { 0 } else { in_vain + 1 };
+            left = now;
+        }
     }
 
     fn settle(&mut self) {

@@ -9,6 +9,7 @@
 //! Data flows in through [`LiveSet::insert`] and [`LiveSet::remove`] (any thread),
 //! and out through [`LiveSet::totals`] and [`LiveSet::for_each`].
 
+mod atomic;
 mod block;
 mod mappings;
 mod region;

@@ -2,7 +2,9 @@
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+
+use crate::atomic::{AtomicBool, set_free, wait_while};
 
 /// Mutual exclusion for critical sections of some nanoseconds.
 ///
@@ -18,10 +20,10 @@ pub struct SpinLock<T> {
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
-    /// A free lock around `value`.
-    pub const fn new(value: T) -> Self {
+    /// A lock around `value`, free if `held` is false.
+    pub(crate) const fn with(held: AtomicBool, value: T) -> Self {
         SpinLock {
-            held: AtomicBool::new(false),
+            held,
             value: UnsafeCell::new(value),
         }
     }
@@ -30,15 +32,7 @@ impl<T> SpinLock<T> {
     #[inline]
     pub fn lock(&self) -> SpinGuard<'_, T> {
         while self.held.swap(true, Ordering::Acquire) {
-            let mut tries = 0u32;
-            while self.held.load(Ordering::Relaxed) {
-                tries = tries.wrapping_add(1);
-                if tries.is_multiple_of(128) {
-                    std::thread::yield_now();
-                } else {
-                    std::hint::spin_loop();
-                }
-            }
+            wait_while(&self.held);
         }
         SpinGuard { lock: self }
     }
@@ -56,7 +50,7 @@ impl<T> SpinLock<T> {
     ///
     /// The calling thread, or the thread that it is a forked copy of, holds the lock.
     pub unsafe fn force_unlock(&self) {
-        self.held.store(false, Ordering::Release);
+        set_free(&self.held);
     }
 }
 
@@ -85,21 +79,6 @@ impl<T> DerefMut for SpinGuard<'_, T> {
 impl<T> Drop for SpinGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
-        self.lock.held.store(false, Ordering::Release);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_try_that_fails_leaves_the_lock_to_its_holder() {
-        let lock = SpinLock::new(1);
-        let held = lock.lock();
-        assert!(lock.try_lock().is_none());
-        assert!(lock.try_lock().is_none());
-        drop(held);
-        assert_eq!(lock.try_lock().map(|value| *value), Some(1));
+        set_free(&self.lock.held);
     }
 }
