@@ -167,4 +167,11 @@ mod tests {
         memory.read(16, &mut copy);
         assert_eq!(copy, [0; 9]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_read_or_skipped(line: String) {
+            let _ = parse(&line);
+        }
+    }
 }

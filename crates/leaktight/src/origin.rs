@@ -295,4 +295,11 @@ mod tests {
             assert_eq!(readable(linked), source);
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_name_is_read(name in "__pyx_(pf|pw|f)_.*|.*") {
+            let _ = readable(&name);
+        }
+    }
 }

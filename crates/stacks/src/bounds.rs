@@ -100,4 +100,14 @@ mod tests {
         here();
         std::thread::spawn(here).join().unwrap();
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_taken_for_maps(bytes: Vec<u8>) {
+            let mut lines = Lines::default();
+            for byte in bytes {
+                let _ = lines.feed(byte);
+            }
+        }
+    }
 }

@@ -63,8 +63,8 @@ pub fn forget_modules() {
 
 fn framehop_module(module: &Module) -> Option<framehop::Module<&'static [u8]>> {
     let (header, header_len) = module.unwind_table;
-    let (_, segment_end) = module.unwind_segment;
-    if header_len < 8 || header.checked_add(header_len)? > segment_end {
+    let (segment_start, segment_end) = module.unwind_segment;
+    if header_len < 8 || header.checked_add(header_len)? > segment_end || header < segment_start {
         return None;
     }
     // SAFETY: PT_GNU_EH_FRAME names this range, it lies in a loaded segment, and `set_modules` promises that it stays.
@@ -76,8 +76,8 @@ fn framehop_module(module: &Module) -> Option<framehop::Module<&'static [u8]>> {
     // SAFETY: from `.eh_frame` to the end of its loaded segment.
     let frame_bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(frames as *const u8, segment_end - frames) };
     let stated = |start: usize, len: usize| {
-        let start = (start - module.base) as u64;
-        start..start + len as u64
+        let start = start.wrapping_sub(module.base) as u64;
+        start..start.wrapping_add(len as u64)
     };
     Some(framehop::Module::new(
         String::new(),
@@ -229,5 +229,24 @@ mod tests {
         assert_eq!(eh_frame_start(0x1000, &[2, 0x1b, 3, 0x3b, 4, 0, 0, 0]), None);
         assert_eq!(eh_frame_start(0x1000, &[1, 0x1b, 3, 0x3b, 4, 0, 0, 0]), Some(0x1008));
         assert_eq!(eh_frame_start(0, &[1, 0x1b, 3, 0x3b, 0, 0, 0, 0x80]), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_header_is_read_or_refused(at: usize, bytes: Vec<u8>) {
+            let _ = eh_frame_start(at, &bytes);
+        }
+
+        #[test]
+        fn a_module_whose_parts_do_not_fit_is_refused(base: usize, table: usize, len: usize, segment: (usize, usize)) {
+            // Nothing is mapped there, so reading any of it would crash.
+            let module = Module {
+                base,
+                range: (base, base),
+                unwind_table: (table, len),
+                unwind_segment: (segment.0, segment.1.min(table)),
+            };
+            proptest::prop_assert!(framehop_module(&module).is_none());
+        }
     }
 }
