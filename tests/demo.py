@@ -1,6 +1,7 @@
 """`make demo`: real leaks, found. First in a bundled extension, then in a published package."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -27,7 +28,7 @@ def main() -> int:
 
 
 def show(python: str, paths: list, setup: str, statement: str) -> None:
-    print(f"\n$ leaktight check -s '{setup}' '{statement}'\n", flush=True)
+    print(f"\n$ leaktight check -s {shlex.quote(setup)} {shlex.quote(statement)}\n", flush=True)
     path = os.pathsep.join([os.environ.get("LEAKTIGHT_SITE", str(support.BUILD / "site")), *paths])
     command = [python, "-m", "leaktight", "check", "-s", setup, statement]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=support.ROOT, check=False)
