@@ -121,7 +121,7 @@ def complaint(python: Python, case: Case, report: dict[str, Any]) -> str:
 MORE_THAN_ONE = {"leak_registry"}
 #: How far a figure may be off: a leak at random is an average over the calls that were made, and a
 #: detached thread that has not run yet when the check looks has not leaked yet.
-ABOUT = {"leak_random_1_in_50": 0.5, "leak_thread_detached": 0.1}
+ABOUT = {"leak_random_1_in_50": 0.5}
 
 
 def _equal(found: float, expected: Fraction, case: Case) -> bool:
