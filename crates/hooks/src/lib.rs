@@ -9,7 +9,6 @@
 //! The hooks are never unmapped: a function pointer that a program copied while we
 //! were in its slot goes on working after [`stop`], and just passes through.
 
-mod elf;
 mod mapping;
 mod native;
 mod pymem;
@@ -18,7 +17,6 @@ mod state;
 mod thread;
 mod threads;
 
-pub use elf::{LoadedObject, loaded_objects, objects_generation};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
     Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, leave_call, live_blocks,

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::elf::{LoadedObject, Slot, loaded_objects};
 use crate::{mapping, native, threads};
+use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
 pub struct ReplacedFunction {

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
-use crate::elf::objects_generation;
 use crate::pymem;
 use crate::slots::{self, PatchCount};
 use crate::thread::{Thread, thread};
 use crate::threads::forget_threads;
+use leaktight_elf::objects_generation;
 
 /// Whose allocations are noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use leaktight_hooks::loaded_objects;
+use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
 use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Report, Severity, Verdict, sentence};
 use leaktight_stacks as stacks;

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use leaktight_hooks::{self as hooks, Options, PatchCount, loaded_objects};
+use leaktight_elf::loaded_objects;
+use leaktight_hooks::{self as hooks, Options, PatchCount};
 use leaktight_stacks as stacks;
 
 use crate::check::Error;

@@ -1,5 +1,8 @@
 //! What the dynamic loader has in memory: objects, their symbols and their relocations.
 //!
+//! Read only: nothing here writes to a slot (that is the hooks' business). Linux and other systems with ELF
+//! and `dl_iterate_phdr`.
+//!
 //! Sources: the System V ABI (dynamic section, `DT_*`), its AMD64 and AArch64
 //! supplements (relocation types), and `dl_iterate_phdr(3)`.
 
@@ -54,7 +57,8 @@ pub struct LoadedObject<'a> {
 }
 
 /// A relocated word that holds the address of a named function.
-pub(crate) struct Slot<'a> {
+pub struct Slot<'a> {
+    /// Where the word is.
     pub address: usize,
     symbol: &'a Sym,
     object: &'a LoadedObject<'a>,
@@ -65,7 +69,8 @@ pub(crate) struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    pub(crate) fn symbol_name(&self) -> &CStr {
+    /// Whose address the loader puts there.
+    pub fn symbol_name(&self) -> &CStr {
         self.object.symbol_name(self.symbol)
     }
 }
@@ -159,13 +164,14 @@ impl<'a> LoadedObject<'a> {
         })
     }
 
-    pub(crate) fn executes(&self, address: usize) -> bool {
+    /// Whether `address` lies in code of this object.
+    pub fn executes(&self, address: usize) -> bool {
         self.segments(PF_X)
             .any(|(start, len)| address.wrapping_sub(start) < len)
     }
 
     /// Whether the loader made the word at `address` read-only after relocating it.
-    pub(crate) fn read_only_after_relocation(&self, address: usize) -> bool {
+    pub fn read_only_after_relocation(&self, address: usize) -> bool {
         self.headers()
             .any(|(kind, start, len)| kind == PT_GNU_RELRO && address.wrapping_sub(start) < len)
     }
@@ -178,7 +184,7 @@ impl<'a> LoadedObject<'a> {
     }
 
     /// The words that the loader filled with addresses of named functions.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = Slot<'_>> + '_ {
+    pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> + '_ {
         [self.dynamic.jump, self.dynamic.rela]
             .into_iter()
             .flat_map(move |(table, bytes)| {

@@ -1,0 +1,19 @@
+//! One file per platform, each with `heap_info`, `heap_trim` and `allocators`.
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[path = "glibc.rs"]
+mod here;
+#[cfg(all(target_os = "linux", target_env = "musl"))]
+#[path = "musl.rs"]
+mod here;
+#[cfg(target_os = "macos")]
+#[path = "macos.rs"]
+mod here;
+#[cfg(windows)]
+#[path = "windows.rs"]
+mod here;
+#[cfg(any(target_os = "freebsd", target_os = "netbsd"))]
+#[path = "bsd.rs"]
+mod here;
+
+pub(crate) use here::{allocators, heap_info, heap_trim};
