@@ -8,6 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyTuple};
 
+use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
 use crate::types::KnownTypes;
@@ -32,6 +33,9 @@ pub(crate) struct PythonSubject<'py> {
     /// `types.CoroutineType`.
     coroutine: Py<PyAny>,
     at_rest: AtRest,
+    garbage: Garbage,
+    /// Calls that were made.
+    calls: u64,
     /// Found at the first question.
     types: Option<KnownTypes>,
     frames_work: bool,
@@ -59,6 +63,8 @@ impl<'py> PythonSubject<'py> {
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
             at_rest: AtRest::new(py)?,
+            garbage: Garbage::new(py)?,
+            calls: 0,
             types: None,
             watchdog,
             show_progress,
@@ -105,6 +111,7 @@ impl Subject for PythonSubject<'_> {
     type Error = PyErr;
 
     fn call(&mut self) -> Result<(), PyErr> {
+        self.calls += 1;
         self.watchdog.call_begins();
         let result = self.call_raw();
         if self.watchdog.call_ends() {
@@ -220,11 +227,30 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn blind_spots(&self) -> Vec<String> {
-        let mut spots = vec!["file descriptors, threads and leaked references (only memory is judged)".to_owned()];
+        let mut spots = vec!["leaked references to objects that live on anyway".to_owned()];
         if !self.frames_work {
             spots.push("Python frames (this interpreter's frames have an unknown layout)".to_owned());
         }
         spots
+    }
+
+    fn uncollectable(&mut self) -> usize {
+        self.garbage.uncollectable(self.py)
+    }
+
+    fn uncollectable_name(&mut self, at: usize) -> Option<(String, Option<String>)> {
+        self.garbage.name(self.py, at)
+    }
+
+    fn thread(&mut self, number: i32) -> Option<(String, String)> {
+        frames::thread(self.py, number)
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        let (py, calls) = (self.py, self.calls);
+        let garbage = self.garbage.clone_ref(py);
+        let remark = garbage.remark(py, calls, || self.call().is_ok());
+        remark.ok().flatten().into_iter().collect()
     }
 
     fn is_tracker(&self, file: &str) -> bool {

@@ -157,6 +157,8 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         Just(Kind::OverRelease),
         Just(Kind::Fd),
         Just(Kind::Thread),
+        Just(Kind::Child),
+        Just(Kind::File),
         Just(Kind::Garbage),
     ];
     let certainty = prop_oneof![Just(Certainty::Lost), Just(Certainty::Growing)];
@@ -172,13 +174,14 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         option::of(text()),
         option::of(text()),
         option::of(text()),
+        vec(text(), 0..4),
         text(),
     );
     ((kind, certainty, severity), figures, texts, vec(frame(text), 0..15)).prop_map(
         |(
             (kind, certainty, severity),
             (blocks_per_call, bytes_per_call, block_size, every),
-            (allocator, via, type_name, holder, message),
+            (allocator, via, type_name, holder, examples, message),
             stack,
         )| Finding {
             kind,
@@ -192,6 +195,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             via,
             objects_per_call: type_name.as_ref().map(|_| blocks_per_call),
             type_name,
+            examples,
             holder,
             stack,
             message,
