@@ -67,7 +67,11 @@ proptest! {
 
     #[test]
     fn sentences_do_not_end_in_a_period(finding in finding(printable, any::<f64>().boxed())) {
-        let sentence = sentence(&Finding { holder: None, ..finding });
+        let sentence = sentence(&Finding {
+            holder: None,
+            examples: Vec::new(),
+            ..finding
+        });
         prop_assert!(!sentence.is_empty() && !sentence.ends_with('.'));
     }
 }

@@ -102,8 +102,14 @@ impl Resources {
         if self.checks.garbage {
             now.extend((0..subject.uncollectable() as u64).map(|at| (Thing::Garbage(at), None)));
         }
-        self.from_before.retain(|thing, _| now.contains_key(thing));
-        self.known.retain(|thing, _| now.contains_key(thing));
+        // A number that was given out again since is another thing.
+        let is_same = |thing: &Thing, then: &mut Mark| match now.get(thing) {
+            Some(Some(mark)) => mark.birth <= then.birth || mark.birth > call,
+            Some(None) => true,
+            None => false,
+        };
+        self.from_before.retain(is_same);
+        self.known.retain(is_same);
         let new: Vec<(Thing, Option<Mark>)> = now
             .into_iter()
             .filter(|(thing, _)| !self.known.contains_key(thing) && !self.from_before.contains_key(thing))
