@@ -61,16 +61,19 @@ def check(
         raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
     _known(checks)
 
-    name = _call_text(fun, args)
-    options = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
+    def judge(callee: Callable[..., Any]) -> Report:
+        name = _call_text(fun, args)
+        return Report._of(
+            _core.check(name, callee, args, max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
+        )
+
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
-        return Report._of(_core.check(name, fun, args, **options))
+        return judge(fun)
     import asyncio  # Slow to import, and rarely needed.
 
     loop = asyncio.new_event_loop()
     try:
-        await_it = _Await(loop, fun)
-        return Report._of(_core.check(name, await_it, args, **options))
+        return judge(_Await(loop, fun))
     finally:
         loop.close()
 
