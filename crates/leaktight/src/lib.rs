@@ -23,6 +23,7 @@ mod findings;
 mod maps;
 mod origin;
 mod reach;
+mod resident;
 mod run;
 mod session;
 mod sites;
