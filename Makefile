@@ -49,12 +49,14 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(PY):
+$(VENV)/.done: Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'pytest>=8,<9' 'maturin>=1.9,<2'
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'pytest>=8,<9' 'maturin>=1.9,<2' \
+		'mypy>=1.11,<2'
+	touch $@
 
 # The wheel as a user gets it, unpacked.
-$(SITE)/.done: $(PY) pyproject.toml $(RUST) $(wildcard python/leaktight/*)
+$(SITE)/.done: $(VENV)/.done pyproject.toml $(RUST) $(wildcard python/leaktight/*)
 	$(PY) -m maturin build --release --quiet --out build/wheels
 	rm -rf $(SITE)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(SITE) \

@@ -8,6 +8,7 @@
 
 from leaktight._check import CHECKS, check
 from leaktight._core import CheckError
+from leaktight._exit import ExitStatus
 from leaktight._report import Control, Environment, Finding, Frame, Report
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "CheckError",
     "Control",
     "Environment",
+    "ExitStatus",
     "Finding",
     "Frame",
     "Report",

@@ -60,16 +60,20 @@ def check(
     if raises is not None and not (isinstance(raises, type) and issubclass(raises, BaseException)):
         raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
 
-    name = _call_text(fun, args)
-    options: dict[str, Any] = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks))
+    options: dict[str, Any] = dict(
+        max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks)
+    )
+
+    def judge(callee: Callable[..., Any]) -> Report:
+        return Report._of(_core.check(_call_text(fun, args), callee, args, **options))
+
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
-        return Report._of(_core.check(name, fun, args, **options))
+        return judge(fun)
     import asyncio  # Slow to import, and rarely needed.
 
     loop = asyncio.new_event_loop()
     try:
-        await_it = _Await(loop, fun)
-        return Report._of(_core.check(name, await_it, args, **options))
+        return judge(_Await(loop, fun))
     finally:
         loop.close()
 

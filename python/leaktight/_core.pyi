@@ -1,5 +1,7 @@
 from typing import Any, Callable, Optional
 
+__all__ = ["CheckError", "check", "main", "render"]
+
 class CheckError(RuntimeError):
     """A leak check could not be carried out. Nothing is said about leaks."""
 

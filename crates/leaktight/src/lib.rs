@@ -24,6 +24,7 @@ mod findings;
 mod maps;
 mod origin;
 mod reach;
+mod resident;
 mod resources;
 mod run;
 mod session;

@@ -44,10 +44,13 @@ Examples:
   leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
 
 Exit status:
-    0  clean, or bounded (a cache)          100  nothing can be seen here
-    1  leak                                 101  the report could not be written
-    2  wrong usage, or the statement failed 130  interrupted
-    3  could not be decided")]
+    0  clean or bounded
+    1  a leak
+    2  the command line, the setup or the statement is wrong: nothing was judged
+    3  it could not be decided
+  100  allocations cannot be seen in this process
+  101  the report could not be written
+  130  interrupted by Ctrl-C, as shells count it")]
 struct CheckArguments {
     /// Code to run once before; may be given several times.
     #[arg(short, long, value_name = "CODE")]
