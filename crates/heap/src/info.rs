@@ -30,6 +30,16 @@ pub struct Allocator {
     pub note: Option<String>,
 }
 
+impl Allocator {
+    /// Why figures are missing, in words.
+    pub fn remark(&self) -> Option<String> {
+        match &self.statistics {
+            Ok(_) => self.note.clone(),
+            Err(why) => Some(format!("statistics not reachable: {why}")),
+        }
+    }
+}
+
 /// What an allocator says of itself, in bytes. A field is missing where it does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {

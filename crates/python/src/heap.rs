@@ -52,27 +52,16 @@ pub(crate) fn allocators(py: Python<'_>) -> Vec<Fields> {
 }
 
 fn fields(allocator: Allocator) -> Fields {
-    let Allocator {
-        name,
-        version,
-        object,
-        serves_malloc,
-        statistics,
-        note,
-    } = allocator;
-    let (statistics, note) = match statistics {
-        Ok(statistics) => (statistics, note),
-        Err(why) => (Default::default(), Some(format!("statistics not reachable: {why}"))),
-    };
-    let (used, mapped, held_free) = (statistics.used, statistics.mapped, statistics.held_free);
+    let note = allocator.remark();
+    let statistics = allocator.statistics.unwrap_or_default();
     (
-        name.to_owned(),
-        version,
-        object,
-        serves_malloc,
-        used,
-        mapped,
-        held_free,
+        allocator.name.to_owned(),
+        allocator.version,
+        allocator.object,
+        allocator.serves_malloc,
+        statistics.used,
+        statistics.mapped,
+        statistics.held_free,
         note,
     )
 }

@@ -9,6 +9,7 @@ mod exit;
 mod frames;
 mod heap;
 mod holders;
+mod info;
 mod interpreter;
 mod judge;
 mod statement;

@@ -43,10 +43,12 @@ impl Glibc {
 
     /// Where only `mallinfo` is there, each figure is told modulo 4 GiB: it has no more bits.
     fn mallinfo(&self) -> libc::mallinfo2 {
-        // SAFETY: takes no arguments and may be called from any thread.
-        match self.mallinfo {
-            Mallinfo::Two(mallinfo2) => unsafe { mallinfo2() },
-            Mallinfo::One(mallinfo) => widen(&unsafe { mallinfo() }),
+        // SAFETY: both take no arguments and may be called from any thread.
+        unsafe {
+            match self.mallinfo {
+                Mallinfo::Two(mallinfo2) => mallinfo2(),
+                Mallinfo::One(mallinfo) => widen(&mallinfo()),
+            }
         }
     }
 }

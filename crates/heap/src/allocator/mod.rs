@@ -49,15 +49,31 @@ impl Heap for jemalloc::Jemalloc {
     }
 
     fn heap_info(&self) -> Result<HeapInfo, Error> {
-        (*self).heap_info()
+        (*self).heap_info().map_err(|why| without_statistics("heap_info", why))
     }
 
     fn statistics(&self) -> Result<Told, Error> {
-        (*self).statistics().map(Told::from)
+        let told = (*self).statistics().map(Told::from);
+        told.map_err(|why| without_statistics("allocators", why))
     }
 
     fn trim(&self) -> Result<(), Error> {
         (*self).trim()
+    }
+}
+
+/// jemalloc can be built without statistics (`--disable-stats`), and does not know their names then.
+#[cfg(target_os = "linux")]
+fn without_statistics(what: &'static str, error: Error) -> Error {
+    match error {
+        Error::Failed {
+            call,
+            code: libc::ENOENT,
+        } => Error::Unsupported {
+            what,
+            why: format!("this build of jemalloc keeps no statistics, it does not know {call}"),
+        },
+        other => other,
     }
 }
 

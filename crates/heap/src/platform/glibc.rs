@@ -46,7 +46,7 @@ pub(crate) fn allocators() -> Vec<Allocator> {
 }
 
 fn entry(present: &Arc<Present>) -> Allocator {
-    let told = present.ask(|heap| (heap.version(), heap.statistics().map_err(|why| why.to_string())));
+    let told = present.ask(|heap| (heap.version(), heap.statistics().map_err(in_words)));
     let (version, told) = told.unwrap_or_else(|why| (None, Err(why)));
     let (statistics, note) = match told {
         Ok(Told { statistics, note }) => (Ok(statistics), note),
@@ -59,5 +59,12 @@ fn entry(present: &Arc<Present>) -> Allocator {
         serves_malloc: present.serves_malloc(),
         statistics,
         note,
+    }
+}
+
+fn in_words(error: Error) -> String {
+    match error {
+        Error::Unsupported { why, .. } => why,
+        failed => failed.to_string(),
     }
 }
