@@ -166,8 +166,15 @@ impl<'a> LoadedObject<'a> {
 
     /// Whether `address` lies in code of this object.
     pub fn executes(&self, address: usize) -> bool {
-        self.segments(PF_X)
-            .any(|(start, len)| address.wrapping_sub(start) < len)
+        self.executes_all(address, 1)
+    }
+
+    /// Whether `bytes` from `address` on lie in one segment of code of this object.
+    pub fn executes_all(&self, address: usize, bytes: usize) -> bool {
+        self.segments(PF_X).any(|(start, len)| {
+            let offset = address.wrapping_sub(start);
+            offset < len && bytes <= len - offset
+        })
     }
 
     /// Whether the loader made the word at `address` read-only after relocating it.
@@ -221,6 +228,11 @@ impl<'a> LoadedObject<'a> {
     fn symbol_name(&self, symbol: &Sym) -> &CStr {
         // SAFETY: st_name is an offset into the object's string table, whose strings end in NUL.
         unsafe { CStr::from_ptr((self.dynamic.strings + symbol.st_name as usize) as *const c_char) }
+    }
+
+    /// Whether this object refers to somebody else's `name`.
+    pub fn imports(&self, name: &CStr) -> bool {
+        self.slots().any(|slot| slot.undefined && slot.symbol_name() == name)
     }
 
     /// The address of `name` if this object *defines* it (an undefined symbol's value, as in a

@@ -26,6 +26,8 @@ pub struct Allocator {
     pub serves_malloc: bool,
     /// Its figures, or why there are none.
     pub statistics: Result<Statistics, String>,
+    /// Why one of the figures is missing.
+    pub note: Option<String>,
 }
 
 /// What an allocator says of itself, in bytes. A field is missing where it does not say.

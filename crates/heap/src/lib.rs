@@ -7,12 +7,14 @@
 //! One file per platform (`platform/`) and one per allocator (`allocator/`), each of the same shape. Nothing is counted
 //! here: the live set does that.
 
-// Not asked by every platform's file yet.
-#[allow(dead_code)]
 mod allocator;
 mod error;
+#[cfg(target_os = "linux")]
+mod functions;
 mod info;
 mod platform;
+#[cfg(target_os = "linux")]
+mod present;
 
 pub use error::Error;
 pub use info::{Allocator, HeapInfo, Statistics};
@@ -40,4 +42,11 @@ pub fn heap_trim() -> Result<(), Error> {
 /// Every allocator that is found in the process; the first is the one that serves `malloc`.
 pub fn allocators() -> Vec<Allocator> {
     platform::allocators()
+}
+
+/// The name and the path of each allocator that a library brought along for itself. What the library takes from
+/// it is not asked of `malloc`. The one of a Python interpreter is left out. No allocator is called.
+#[cfg(target_os = "linux")]
+pub fn private_allocators() -> Vec<(&'static str, String)> {
+    present::private()
 }

@@ -7,6 +7,7 @@
 mod cli;
 mod exit;
 mod frames;
+mod heap;
 mod holders;
 mod interpreter;
 mod judge;
@@ -21,6 +22,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::cli::main;
+    #[pymodule_export]
+    use super::heap::{allocators, heap_info, heap_trim};
     #[pymodule_export]
     use super::judge::{CheckError, check, render};
 }

@@ -1,22 +1,63 @@
-//! Linux with glibc.
+//! Linux with glibc, whoever serves `malloc` there.
 
+use std::sync::Arc;
+
+use crate::allocator::{Heap, Told};
+use crate::present::{Present, Server, present, server};
 use crate::{Allocator, Error, HeapInfo};
 
 pub(crate) fn heap_info() -> Result<HeapInfo, Error> {
-    // SAFETY: takes no arguments and may be called from any thread (glibc, malloc/malloc.c).
-    let info = unsafe { libc::mallinfo2() };
-    Ok(HeapInfo {
-        heap_used: info.uordblks as u64,
-        mmap_used: info.hblkhd as u64,
-    })
+    serving("heap_info")?.heap_info()
 }
 
 pub(crate) fn heap_trim() -> Result<(), Error> {
-    // SAFETY: may be called from any thread; 0 says whether anything was given back, which is no error.
-    unsafe { libc::malloc_trim(0) };
-    Ok(())
+    serving("heap_trim")?.trim()
+}
+
+fn serving(what: &'static str) -> Result<&'static dyn Heap, Error> {
+    let why = match server() {
+        Server::Known(present) => return Ok(present.server()),
+        server => cannot_be_asked(server),
+    };
+    Err(Error::Unsupported { what, why })
+}
+
+fn cannot_be_asked(server: &Server) -> String {
+    match server {
+        Server::Unknown(path) => format!("malloc is served by {path}, and that is no allocator known here"),
+        _ => "the program is statically linked, so its malloc cannot be found".to_owned(),
+    }
 }
 
 pub(crate) fn allocators() -> Vec<Allocator> {
-    Vec::new()
+    let mut allocators: Vec<Allocator> = present().iter().map(entry).collect();
+    if let server @ Server::Unknown(path) = server() {
+        allocators.push(Allocator {
+            name: "unknown",
+            version: None,
+            object: path.clone(),
+            serves_malloc: true,
+            statistics: Err(cannot_be_asked(server)),
+            note: None,
+        });
+    }
+    allocators.sort_by_key(|allocator| !allocator.serves_malloc);
+    allocators
+}
+
+fn entry(present: &Arc<Present>) -> Allocator {
+    let told = present.ask(|heap| (heap.version(), heap.statistics().map_err(|why| why.to_string())));
+    let (version, told) = told.unwrap_or_else(|why| (None, Err(why)));
+    let (statistics, note) = match told {
+        Ok(Told { statistics, note }) => (Ok(statistics), note),
+        Err(why) => (Err(why), None),
+    };
+    Allocator {
+        name: present.name(),
+        version,
+        object: present.path(),
+        serves_malloc: present.serves_malloc(),
+        statistics,
+        note,
+    }
 }
