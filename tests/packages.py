@@ -18,6 +18,9 @@ from support import BUILD
 
 FOLDER = BUILD / "packages"
 
+#: Whose calls ours are measured by.
+PSUTIL = "psutil==7.2.2"
+
 
 def wheels(name: str, requirements: Sequence[str]) -> str:
     """A folder for sys.path with these wheels, for the interpreter that runs the tests."""

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import support
-from packages import debian_library, wheels
+from packages import PSUTIL, debian_library, wheels
 from support import pythons, zoo_build
 
 PYTHON = pythons()[0]
-PSUTIL = "psutil==7.2.2"
 
 PRELUDE = """
 import ctypes, gc, mmap, os, sys, threading
