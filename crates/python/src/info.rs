@@ -117,10 +117,15 @@ fn lines(report: &Report, (objects, slots): (usize, usize), allocators: &[Alloca
     lines
 }
 
-/// "glibc 2.36 in libc.so.6, serves malloc: 2.4 MiB used, 2.6 MiB mapped, 0.2 MiB held free".
+/// "glibc 2.36 in libc.so.6, serves malloc: 2.4 MiB used, 2.6 MiB mapped, 0.2 MiB held free". jemalloc's version
+/// has a commit behind it: "5.3.0-0-g54eaed1d".
 fn in_words(allocator: &Allocator) -> String {
     const MIB: f64 = (1 << 20) as f64;
-    let version = allocator.version.iter().map(|version| format!(" {version}"));
+    let version = allocator
+        .version
+        .as_deref()
+        .and_then(|version| version.split("-g").next());
+    let version = version.map_or(String::new(), |version| format!(" {version}"));
     let file = allocator.object.rsplit('/').next().unwrap_or_default();
     let serves = if allocator.serves_malloc { ", serves malloc" } else { "" };
     let statistics = allocator.statistics.clone().unwrap_or_default();
@@ -134,10 +139,5 @@ fn in_words(allocator: &Allocator) -> String {
         Some(format!("{:.1} MiB {what}", bytes as f64 / MIB))
     });
     let told: Vec<String> = figures.chain(allocator.remark()).collect();
-    format!(
-        "{}{} in {file}{serves}: {}",
-        allocator.name,
-        version.collect::<String>(),
-        told.join(", ")
-    )
+    format!("{}{version} in {file}{serves}: {}", allocator.name, told.join(", "))
 }
