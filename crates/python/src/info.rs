@@ -38,8 +38,11 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
         ..Depth::default()
     };
     let watchdog = Watchdog::start(depth.time(), None);
-    let subject = PythonSubject::new(py, "nothing".to_owned(), callee, None, watchdog, None);
-    let report = match subject.and_then(|mut subject| run(&depth, &mut subject)) {
+    let mut subject = match PythonSubject::new(py, "nothing".to_owned(), callee, None, watchdog, None) {
+        Ok(subject) => subject,
+        Err(why) => return explain(py, "the preparation", &why),
+    };
+    let report = match run(&depth, &mut subject) {
         Ok(report) => report,
         Err(why) => return explain(py, "the control", &why),
     };
@@ -53,7 +56,9 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
         python: true,
     });
     let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
+    // What the setup has made is still alive.
     let allocators = leaktight::allocators();
+    drop(subject);
     if arguments.output.json {
         return write(&format!("{:#}", facts(&report, patched, &allocators)), status);
     }
