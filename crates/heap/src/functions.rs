@@ -13,7 +13,8 @@ use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadCache, ReadRef, StringTable};
 
 /// By the names of the allocators' manuals.
-const NAMES: [&CStr; 18] = [
+const NAMES: [&CStr; 19] = [
+    c"__libc_start_main",
     c"gnu_get_libc_version",
     c"mallinfo",
     c"mallinfo2",

@@ -7,11 +7,14 @@
 //! One file per platform (`platform/`) and one per allocator (`allocator/`), each of the same shape. Nothing is counted
 //! here: the live set does that.
 
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
 mod allocator;
 mod error;
 #[cfg(target_os = "linux")]
 mod functions;
 mod info;
+#[cfg(target_os = "linux")]
+mod mappings;
 mod platform;
 #[cfg(target_os = "linux")]
 mod present;

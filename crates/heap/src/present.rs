@@ -1,13 +1,13 @@
 //! Which allocators are in the process, in which object, and which of them serves `malloc`.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use leaktight_elf::{LoadedObject, loaded_objects, objects_generation};
 
-use crate::allocator::{Heap, find};
+use crate::allocator::any::{Heap, find};
 use crate::functions::Functions;
 
 /// One allocator in one object.
@@ -182,6 +182,14 @@ impl Object {
     }
 }
 
+/// `<dlfcn.h>` of glibc and of musl.
+const RTLD_DI_LINKMAP: c_int = 2;
+
+unsafe extern "C" {
+    /// `<dlfcn.h>`. The libc crate has it for glibc only.
+    fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int;
+}
+
 /// Keeps an object loaded.
 struct Held(*mut c_void);
 
@@ -201,8 +209,7 @@ impl Held {
         let mut map: *const usize = ptr::null();
         // SAFETY: a handle of dlopen's; `map` becomes a `struct link_map`, whose first word is the base
         // (<link.h>), and which lives as long as the object is loaded.
-        let same =
-            unsafe { libc::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0 && *map == object.base };
+        let same = unsafe { dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0 && *map == object.base };
         same.then_some(held)
     }
 }
@@ -220,7 +227,7 @@ fn path_to_read(name: &CStr) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn path(name: &CStr) -> String {
+pub(crate) fn path(name: &CStr) -> String {
     let path = path_to_read(name);
     match std::fs::read_link(&path) {
         Ok(program) if name.is_empty() => program.to_string_lossy().into_owned(),

@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use super::{Heap, Told};
+use super::any::{Heap, Told};
 use crate::functions::Functions;
 use crate::{Error, HeapInfo, Statistics};
 
@@ -24,7 +24,7 @@ enum Mallinfo {
 
 impl Glibc {
     /// # Safety
-    /// As for [`super::find`].
+    /// As for [`super::any::find`].
     pub(crate) unsafe fn find(functions: &Functions) -> Option<Glibc> {
         // Other allocators have functions of these names too, but not what else is in libc.
         // libc_malloc_debug.so.0 has the old malloc with its checks, and no version.

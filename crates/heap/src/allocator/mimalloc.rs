@@ -15,7 +15,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 
-use super::{Heap, Told};
+use super::any::{Heap, Told};
 use crate::functions::Functions;
 use crate::{Error, HeapInfo, Statistics};
 
@@ -62,7 +62,7 @@ struct Area {
 
 impl Mimalloc {
     /// # Safety
-    /// As for [`super::find`].
+    /// As for [`super::any::find`].
     pub(crate) unsafe fn find(functions: &Functions) -> Option<Mimalloc> {
         // SAFETY: the types are those of <mimalloc.h> and <mimalloc-stats.h>; the caller answers for the rest.
         unsafe {

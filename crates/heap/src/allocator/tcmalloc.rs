@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, c_char, c_int};
 
-use super::{Heap, Told};
+use super::any::{Heap, Told};
 use crate::functions::Functions;
 use crate::{Error, HeapInfo, Statistics};
 
@@ -25,7 +25,7 @@ pub(crate) enum Tcmalloc {
 
 impl Tcmalloc {
     /// # Safety
-    /// As for [`super::find`].
+    /// As for [`super::any::find`].
     pub(crate) unsafe fn find(functions: &Functions) -> Option<Tcmalloc> {
         // SAFETY: the types are those of the headers above; the caller answers for the rest. What Google's
         // `release` returns since 2024 is dropped.

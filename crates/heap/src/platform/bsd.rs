@@ -34,6 +34,7 @@ pub(crate) fn allocators() -> Vec<Allocator> {
         object: object_of(mallctl as *const c_void),
         serves_malloc: true,
         statistics: JEMALLOC.statistics().map_err(|error| error.to_string()),
+        note: None,
     }]
 }
 

@@ -39,9 +39,9 @@ pub(crate) fn allocators() -> Vec<Allocator> {
         statistics: Ok(Statistics {
             used: Some(all.size_in_use as u64),
             mapped: Some(all.size_allocated as u64),
-            // Pages that were given back by `madvise` still count as allocated, so the difference is no answer.
             held_free: None,
         }),
+        note: Some("pages that were given back still count as mapped, so what is held cannot be told".into()),
     }]
 }
 

@@ -61,6 +61,7 @@ pub(crate) fn allocators() -> Vec<Allocator> {
         object: "ntdll.dll".into(),
         serves_malloc,
         statistics,
+        note: None,
     };
     let mut allocators = Vec::new();
     for heap in walkable_heaps() {

@@ -1,9 +1,10 @@
-//! Linux with glibc, whoever serves `malloc` there.
+//! Linux, whoever serves `malloc` there.
 
 use std::sync::Arc;
 
-use crate::allocator::{Heap, Told};
-use crate::present::{Present, Server, present, server};
+use crate::allocator::any::{Heap, Told};
+use crate::mappings;
+use crate::present::{Present, Server, path, present, server};
 use crate::{Allocator, Error, HeapInfo};
 
 pub(crate) fn heap_info() -> Result<HeapInfo, Error> {
@@ -25,24 +26,33 @@ fn serving(what: &'static str) -> Result<&'static dyn Heap, Error> {
 fn cannot_be_asked(server: &Server) -> String {
     match server {
         Server::Unknown(path) => format!("malloc is served by {path}, and that is no allocator known here"),
-        _ => "the program is statically linked, so its malloc cannot be found".to_owned(),
+        _ => "the program is statically linked, so its malloc cannot be found; link it dynamically".to_owned(),
     }
 }
 
 pub(crate) fn allocators() -> Vec<Allocator> {
     let mut allocators: Vec<Allocator> = present().iter().map(entry).collect();
-    if let server @ Server::Unknown(path) = server() {
-        allocators.push(Allocator {
-            name: "unknown",
-            version: None,
-            object: path.clone(),
-            serves_malloc: true,
-            statistics: Err(cannot_be_asked(server)),
-            note: None,
-        });
+    if let Some(unknown) = unknown(server()) {
+        allocators.push(unknown);
     }
     allocators.sort_by_key(|allocator| !allocator.serves_malloc);
     allocators
+}
+
+fn unknown(server: &Server) -> Option<Allocator> {
+    let object = match server {
+        Server::Known(_) => return None,
+        Server::Unknown(path) => path.clone(),
+        Server::Nobody => path(c""),
+    };
+    Some(Allocator {
+        name: "unknown",
+        version: None,
+        object,
+        serves_malloc: true,
+        statistics: Err(format!("{}; {}", cannot_be_asked(server), mappings::upper_limit())),
+        note: None,
+    })
 }
 
 fn entry(present: &Arc<Present>) -> Allocator {
