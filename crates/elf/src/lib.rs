@@ -166,15 +166,12 @@ impl<'a> LoadedObject<'a> {
 
     /// Whether `address` lies in code of this object.
     pub fn executes(&self, address: usize) -> bool {
-        self.executes_all(address, 1)
+        self.code().any(|(start, len)| address.wrapping_sub(start) < len)
     }
 
-    /// Whether `bytes` from `address` on lie in one segment of code of this object.
-    pub fn executes_all(&self, address: usize, bytes: usize) -> bool {
-        self.segments(PF_X).any(|(start, len)| {
-            let offset = address.wrapping_sub(start);
-            offset < len && bytes <= len - offset
-        })
+    /// Start and length in bytes of its segments of code.
+    pub fn code(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.segments(PF_X)
     }
 
     /// Whether the loader made the word at `address` read-only after relocating it.

@@ -12,6 +12,8 @@ use object::elf::{FileHeader64, PT_LOAD, SHN_UNDEF, SHT_SYMTAB, STT_FUNC};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadCache, ReadRef, StringTable};
 
+use crate::loaded::Object;
+
 /// By the names of the allocators' manuals.
 const NAMES: [&CStr; 19] = [
     c"__libc_start_main",
@@ -53,16 +55,17 @@ impl Functions {
         Functions(found.collect())
     }
 
-    /// Those in the symbol table of the file at `path`, and whether it is the one that was loaded.
-    pub(crate) fn in_file(object: &LoadedObject<'_>, path: &str) -> Option<(Functions, bool)> {
+    /// Those in the symbol table of the file that an object was loaded from, and whether it still is that file.
+    /// The object is held in memory by the caller.
+    pub(crate) fn in_file(object: &Object) -> Option<(Functions, bool)> {
         let mut found = Functions::default();
         let mut is_loaded = true;
-        let cache = ReadCache::new(File::open(path).ok()?);
+        let cache = ReadCache::new(File::open(object.file()).ok()?);
         for function in functions_of(&cache).ok()? {
             let address = object.base.wrapping_add(function.address as usize);
             is_loaded &= cache
                 .read_bytes_at(function.offset, function.len)
-                .is_ok_and(|code| same_code(object, address, code));
+                .is_ok_and(|code| object.has_code(address, code));
             found.0.push((function.name, address));
         }
         Some((found, is_loaded))
@@ -139,11 +142,4 @@ fn manual_name(symbol: &[u8]) -> Option<&'static CStr> {
         return Some(c"mallctl");
     }
     NAMES.into_iter().find(|name| name.to_bytes() == symbol)
-}
-
-fn same_code(object: &LoadedObject<'_>, address: usize, code: &[u8]) -> bool {
-    // SAFETY: the object is loaded, and one segment of code has all of it, which nobody writes to.
-    !code.is_empty()
-        && object.executes_all(address, code.len())
-        && unsafe { std::slice::from_raw_parts(address as *const u8, code.len()) } == code
 }

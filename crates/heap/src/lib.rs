@@ -14,6 +14,8 @@ mod error;
 mod functions;
 mod info;
 #[cfg(target_os = "linux")]
+mod loaded;
+#[cfg(target_os = "linux")]
 mod mappings;
 mod platform;
 #[cfg(target_os = "linux")]

@@ -1,14 +1,13 @@
 //! Which allocators are in the process, in which object, and which of them serves `malloc`.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_int, c_void};
-use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use leaktight_elf::{LoadedObject, loaded_objects, objects_generation};
 
 use crate::allocator::any::{Heap, find};
 use crate::functions::Functions;
+use crate::loaded::{Held, Object};
 
 /// One allocator in one object.
 pub(crate) struct Present {
@@ -18,14 +17,6 @@ pub(crate) struct Present {
     in_interpreter: bool,
     /// Whether its functions were found where the loader put them.
     is_loaded: bool,
-}
-
-/// A loaded object, to find it again.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Object {
-    /// As the loader has it: empty for the program itself.
-    name: CString,
-    base: usize,
 }
 
 /// Who serves `malloc`.
@@ -43,92 +34,114 @@ pub(crate) enum Server {
 pub(crate) fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let mut server = Server::Nobody;
+        let mut first = None;
         loaded_objects(|object| {
-            if matches!(server, Server::Nobody) && object.defines(c"malloc").is_some() {
-                // A program may have one linked in without exporting more than `malloc`.
-                server = match look(object, <[_]>::is_empty).into_iter().next() {
-                    Some(present) => Server::Known(present),
-                    None => Server::Unknown(path(object.name())),
-                };
+            if first.is_none() && object.defines(c"malloc").is_some() {
+                first = Some(Exports::of(object));
             }
         });
-        server
+        let Some(first) = first else { return Server::Nobody };
+        let path = first.object.path();
+        // A program may have one linked in without exporting more than `malloc`.
+        let mut found = first.allocators(<[_]>::is_empty);
+        match found.first() {
+            Some(server) if server.is_loaded => Server::Known(found.swap_remove(0)),
+            _ => Server::Unknown(path),
+        }
     })
 }
 
 /// All of them, in the order in which their objects were loaded. Objects that were looked at before are not
 /// looked at again.
 pub(crate) fn present() -> Vec<Arc<Present>> {
-    static SEEN: Mutex<Seen> = Mutex::new(Seen {
-        unloaded: 0,
-        objects: None,
-    });
+    static SEEN: Mutex<Option<Seen>> = Mutex::new(None);
     // Never waited for: after a fork it may be held for ever.
     match SEEN.try_lock() {
-        Ok(mut seen) => seen.update(),
-        Err(_) => Seen {
-            unloaded: 0,
-            objects: None,
-        }
-        .update(),
+        Ok(mut seen) => seen.get_or_insert_default().update(),
+        Err(_) => Seen::default().update(),
     }
 }
 
+#[derive(Default)]
 struct Seen {
     /// How many objects had been unloaded. If one more is, another may be loaded at its place.
     unloaded: u64,
-    objects: Option<HashMap<Object, Vec<Arc<Present>>>>,
+    objects: HashMap<Object, Vec<Arc<Present>>>,
 }
 
 impl Seen {
     fn update(&mut self) -> Vec<Arc<Present>> {
         let (_, unloaded) = objects_generation();
         if self.unloaded != unloaded {
-            self.objects = None;
+            self.objects.clear();
             self.unloaded = unloaded;
         }
-        let known = self.objects.get_or_insert_default();
-        let mut all = Vec::new();
-        loaded_objects(|object| {
-            let found = known.entry(Object::of(object)).or_insert_with(|| {
+        let (mut all, mut new) = (Vec::new(), Vec::new());
+        loaded_objects(|loaded| {
+            let object = Object::of(loaded);
+            if !self.objects.contains_key(&object) {
                 // An allocator gives memory back by `madvise`, so what does not call it has none to hide.
-                look(object, |_| object.imports(c"madvise"))
-                    .into_iter()
-                    .map(Arc::new)
-                    .collect()
-            });
-            all.extend(found.iter().cloned());
+                new.push((Exports::of(loaded), loaded.imports(c"madvise")));
+            }
+            all.push(object);
         });
-        all
+        // Files are read when the loader's lock is free again.
+        for (exports, hides_some) in new {
+            let object = exports.object.clone();
+            let found = exports.allocators(|_| hides_some);
+            self.objects.insert(object, found.into_iter().map(Arc::new).collect());
+        }
+        all.iter()
+            .filter_map(|object| self.objects.get(object))
+            .flatten()
+            .cloned()
+            .collect()
     }
 }
 
-/// The allocators in an object: those that it exports, and those that it keeps to itself if `in_file` wants them.
-fn look(object: &LoadedObject<'_>, in_file: impl FnOnce(&[Present]) -> bool) -> Vec<Present> {
-    let in_interpreter = object.defines(c"Py_Initialize").is_some();
-    let mut present: Vec<Present> = Vec::new();
-    let add = |present: &mut Vec<Present>, functions: &Functions, is_loaded| {
+/// What the loader knows of an object.
+struct Exports {
+    object: Object,
+    functions: Functions,
+    is_interpreter: bool,
+}
+
+impl Exports {
+    fn of(loaded: &LoadedObject<'_>) -> Exports {
+        Exports {
+            object: Object::of(loaded),
+            functions: Functions::exported(loaded),
+            is_interpreter: loaded.defines(c"Py_Initialize").is_some(),
+        }
+    }
+
+    /// The allocators that it exports, and those that it keeps to itself if `in_file` wants them.
+    fn allocators(self, in_file: impl FnOnce(&[Present]) -> bool) -> Vec<Present> {
+        let mut present = Vec::new();
+        self.add(&mut present, &self.functions, true);
+        if in_file(&present)
+            && let Some(_held) = Held::new(&self.object)
+            && let Some((functions, is_loaded)) = Functions::in_file(&self.object)
+        {
+            self.add(&mut present, &functions, is_loaded);
+        }
+        present
+    }
+
+    fn add(&self, present: &mut Vec<Present>, functions: &Functions, is_loaded: bool) {
         // SAFETY: what an object exports, or has in its file, under the name of an allocator's function is that
         // function. `server` and `Present::ask` see to it that the object stays loaded.
         for heap in unsafe { find(functions) } {
             if present.iter().all(|known| known.name() != heap.name()) {
                 present.push(Present {
                     heap,
-                    object: Object::of(object),
-                    in_interpreter,
+                    object: self.object.clone(),
+                    in_interpreter: self.is_interpreter,
                     is_loaded,
                 });
             }
         }
-    };
-    add(&mut present, &Functions::exported(object), true);
-    if in_file(&present)
-        && let Some((functions, is_loaded)) = Functions::in_file(object, &path_to_read(object.name()))
-    {
-        add(&mut present, &functions, is_loaded);
     }
-    present
 }
 
 /// Names and paths of the allocators that libraries brought along for themselves. None is called.
@@ -148,7 +161,7 @@ impl Present {
 
     /// The path of its object.
     pub(crate) fn path(&self) -> String {
-        path(&self.object.name)
+        self.object.path()
     }
 
     pub(crate) fn serves_malloc(&self) -> bool {
@@ -170,67 +183,5 @@ impl Present {
         }
         let _held = Held::new(&self.object).ok_or("it was unloaded meanwhile")?;
         Ok(question(&*self.heap))
-    }
-}
-
-impl Object {
-    fn of(object: &LoadedObject<'_>) -> Object {
-        Object {
-            name: object.name().to_owned(),
-            base: object.base,
-        }
-    }
-}
-
-/// `<dlfcn.h>` of glibc and of musl.
-const RTLD_DI_LINKMAP: c_int = 2;
-
-unsafe extern "C" {
-    /// `<dlfcn.h>`. The libc crate has it for glibc only.
-    fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int;
-}
-
-/// Keeps an object loaded.
-struct Held(*mut c_void);
-
-impl Held {
-    fn new(object: &Object) -> Option<Held> {
-        let name = if object.name.is_empty() {
-            ptr::null()
-        } else {
-            object.name.as_ptr()
-        };
-        // SAFETY: a string or null, for the program; nothing new is loaded.
-        let handle = unsafe { libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
-        if handle.is_null() {
-            return None;
-        }
-        let held = Held(handle);
-        let mut map: *const usize = ptr::null();
-        // SAFETY: a handle of dlopen's; `map` becomes a `struct link_map`, whose first word is the base
-        // (<link.h>), and which lives as long as the object is loaded.
-        let same = unsafe { dlinfo(handle, RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0 && *map == object.base };
-        same.then_some(held)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // SAFETY: the handle is dlopen's, and not used any more.
-        unsafe { libc::dlclose(self.0) };
-    }
-}
-
-/// The program has no path for the loader, but a link to it.
-fn path_to_read(name: &CStr) -> String {
-    let name = if name.is_empty() { c"/proc/self/exe" } else { name };
-    name.to_string_lossy().into_owned()
-}
-
-pub(crate) fn path(name: &CStr) -> String {
-    let path = path_to_read(name);
-    match std::fs::read_link(&path) {
-        Ok(program) if name.is_empty() => program.to_string_lossy().into_owned(),
-        _ => path,
     }
 }

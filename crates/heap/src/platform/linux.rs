@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::allocator::any::{Heap, Told};
-use crate::mappings;
-use crate::present::{Present, Server, path, present, server};
+use crate::present::{Present, Server, present, server};
 use crate::{Allocator, Error, HeapInfo};
+use crate::{loaded, mappings};
 
 pub(crate) fn heap_info() -> Result<HeapInfo, Error> {
     serving("heap_info")?.heap_info()
@@ -43,7 +43,7 @@ fn unknown(server: &Server) -> Option<Allocator> {
     let object = match server {
         Server::Known(_) => return None,
         Server::Unknown(path) => path.clone(),
-        Server::Nobody => path(c""),
+        Server::Nobody => loaded::program(),
     };
     Some(Allocator {
         name: "unknown",
