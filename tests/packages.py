@@ -23,7 +23,7 @@ PSUTIL = "psutil==7.2.2"
 
 
 def wheels(name: str, requirements: Sequence[str]) -> str:
-    """A folder for sys.path with these wheels, for the interpreter that runs the tests."""
+    """A folder for sys.path with these wheels (and options of pip's), for the interpreter that runs the tests."""
     folder = FOLDER / "{}.{}".format(*sys.version_info) / name
     with installed_once(folder, "\n".join(requirements)) as missing:
         if missing:
