@@ -6,7 +6,8 @@ pub struct HeapInfo {
     /// Bytes in blocks that are in use, with the allocator's own overhead; see `docs/PLATFORM.md` for
     /// what each platform counts.
     pub heap_used: u64,
-    /// Bytes in blocks that have a mapping of their own (glibc: `malloc` beyond `M_MMAP_THRESHOLD`).
+    /// Bytes in blocks that have a mapping of their own (glibc: `malloc` beyond `M_MMAP_THRESHOLD`); under
+    /// jemalloc, mimalloc and tcmalloc all that is mapped.
     pub mmap_used: u64,
     /// How many heaps the process has.
     #[cfg(windows)]
