@@ -121,7 +121,8 @@ fn functions_of<'data>(data: impl ReadRef<'data>) -> object::Result<Vec<InFile>>
                 && address.wrapping_sub(segment.p_vaddr(endian)) < segment.p_filesz(endian)
         });
         if let Some(segment) = segment {
-            let offset = segment.p_offset(endian).wrapping_add(address - segment.p_vaddr(endian));
+            let inside = address.wrapping_sub(segment.p_vaddr(endian));
+            let offset = segment.p_offset(endian).wrapping_add(inside);
             found.push(InFile {
                 name,
                 address,
@@ -142,4 +143,50 @@ fn manual_name(symbol: &[u8]) -> Option<&'static CStr> {
         return Some(c"mallctl");
     }
     NAMES.into_iter().find(|name| name.to_bytes() == symbol)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_mallctl_is_one_with_any_prefix_of_jemallocs() {
+        for name in [
+            "mallctl",
+            "je_mallctl",
+            "_rjem_mallctl",
+            "duckdb_je_mallctl",
+            "je_arrow_mallctl",
+        ] {
+            assert_eq!(manual_name(name.as_bytes()), Some(c"mallctl"), "{name}");
+        }
+        for name in ["mallctlbymib", "my_mallctl", "mi_versions", "", "je_mallctl\u{fe}"] {
+            assert_eq!(manual_name(name.as_bytes()), None, "{name}");
+        }
+    }
+
+    /// This program's file, whose headers and tables are where damage would matter.
+    fn own_file() -> (Vec<u8>, Vec<usize>) {
+        let file = std::fs::read("/proc/self/exe").unwrap();
+        let header = FileHeader64::<Endianness>::parse(&*file).unwrap();
+        let endian = header.endian().unwrap();
+        let sections = header.e_shoff(endian) as usize;
+        let places = (4..1024).chain(sections..file.len()).collect();
+        (file, places)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_damaged_file_is_read_or_refused(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+            let (mut file, places) = own_file();
+            for (place, byte) in damage {
+                file[*place.get(&places)] = byte;
+            }
+            let _ = functions_of(&*file);
+        }
+    }
 }

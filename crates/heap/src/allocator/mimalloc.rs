@@ -37,7 +37,7 @@ type Output = unsafe extern "C" fn(*const c_char, *mut c_void);
 pub(crate) struct Mimalloc {
     process_info: ProcessInfo,
     collect: unsafe extern "C" fn(bool),
-    /// CPython's copy has no version.
+    /// This and the others may have been left out where nobody calls them.
     version: Option<unsafe extern "C" fn() -> c_int>,
     visit: Option<Visit>,
     /// Before 3.3.
