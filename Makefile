@@ -7,7 +7,7 @@ SITE := build/site
 PY := $(VENV)/bin/python
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak clean
+.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -32,6 +32,9 @@ check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 	$(MAKE) test test-pythons
+
+check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
+	tests/check-platforms.sh
 
 bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its rival
 	PYTHONPATH=$(SITE) $(PY) benches/bench.py

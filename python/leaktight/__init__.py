@@ -7,11 +7,13 @@
 """
 
 from leaktight._check import CHECKS, check
-from leaktight._core import CheckError
+from leaktight._core import CheckError, heap_info, heap_trim
 from leaktight._exit import ExitStatus
+from leaktight._heap import Allocator, allocators, pheap
 from leaktight._report import Control, Environment, Finding, Frame, Report
 
 __all__ = [
+    "Allocator",
     "CHECKS",
     "CheckError",
     "Control",
@@ -20,5 +22,9 @@ __all__ = [
     "Finding",
     "Frame",
     "Report",
+    "allocators",
     "check",
+    "heap_info",
+    "heap_trim",
+    "pheap",
 ]

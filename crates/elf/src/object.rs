@@ -102,7 +102,12 @@ impl<'a> LoadedObject<'a> {
 
     /// Whether `address` lies in code of this object.
     pub fn executes(&self, address: usize) -> bool {
-        covers(self.segments.loaded(PF_X), address)
+        covers(self.code(), address)
+    }
+
+    /// Start and length in bytes of its segments of code.
+    pub fn code(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.segments.loaded(PF_X)
     }
 
     /// Whether the loader made the word at `address` read-only after relocating it.
@@ -114,6 +119,11 @@ impl<'a> LoadedObject<'a> {
     /// The words that the loader filled with addresses of named functions.
     pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> + '_ {
         relocations::slots(self)
+    }
+
+    /// Whether this object refers to somebody else's `name`.
+    pub fn imports(&self, name: &CStr) -> bool {
+        self.slots().any(|slot| slot.undefined && slot.symbol_name() == name)
     }
 
     /// The address of `name` if this object *defines* it for others, as the loader finds it for a reference
