@@ -53,9 +53,9 @@ impl Depth {
     }
 }
 
-/// Checks `function(*arguments)` and returns the report as JSON.
+/// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, trim=None))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -66,6 +66,7 @@ pub(crate) fn check(
     time_budget: Option<f64>,
     period: Option<u32>,
     raises: Option<Py<PyAny>>,
+    trim: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -75,7 +76,7 @@ pub(crate) fn check(
     };
     let watchdog = Watchdog::start(depth.time(), None);
     let callee = Callee::Function(function, arguments);
-    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?;
+    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?.trim_with(trim);
     match run(&depth, &mut subject) {
         Ok(report) => Ok(report.to_json()),
         Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),
@@ -86,7 +87,7 @@ pub(crate) fn check(
 /// Runs a check; the call's own exception comes back as it is.
 pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Report> {
     match depth.check().run(subject) {
-        Ok(report) => Ok(report),
+        Ok(report) => subject.trouble().map_or(Ok(report), Err),
         // Raised in the middle of the call, without a word.
         Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
             let message = format!(

@@ -31,6 +31,10 @@ pub(crate) struct PythonSubject<'py> {
     raises: Option<Py<PyAny>>,
     /// `types.CoroutineType`.
     coroutine: Py<PyAny>,
+    /// Frees the caches of the program under test.
+    trim: Option<Py<PyAny>>,
+    /// What `trim` raised; settling cannot fail, so the next call does.
+    trouble: Option<PyErr>,
     at_rest: AtRest,
     /// Found at the first question.
     types: Option<KnownTypes>,
@@ -58,11 +62,23 @@ impl<'py> PythonSubject<'py> {
             frames_work: frames::install(py),
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            trim: None,
+            trouble: None,
             at_rest: AtRest::new(py)?,
             types: None,
             watchdog,
             show_progress,
         })
+    }
+
+    pub(crate) fn trim_with(mut self, trim: Option<Py<PyAny>>) -> Self {
+        self.trim = trim;
+        self
+    }
+
+    /// What went wrong and nobody has heard of yet.
+    pub(crate) fn trouble(&mut self) -> Option<PyErr> {
+        self.trouble.take()
     }
 
     pub(crate) fn py(&self) -> Python<'py> {
@@ -105,6 +121,9 @@ impl Subject for PythonSubject<'_> {
     type Error = PyErr;
 
     fn call(&mut self) -> Result<(), PyErr> {
+        if let Some(why) = self.trouble() {
+            return Err(why);
+        }
         self.watchdog.call_begins();
         let result = self.call_raw();
         if self.watchdog.call_ends() {
@@ -143,6 +162,12 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn settle(&mut self) {
+        if let Some(trim) = &self.trim {
+            // What it frees counts, but not what it keeps itself.
+            let result = leaktight::unwatched(|| trim.call0(self.py));
+            // The first one tells most.
+            self.trouble = self.trouble.take().or(result.err());
+        }
         self.at_rest.settle(self.py);
     }
 
