@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, Optional
 
-from leaktight._errors import UncollectableGarbageError
+from leaktight.errors import UncollectableGarbageError
 
 
 class GCDebugger:
@@ -92,8 +92,13 @@ def readable_cycle(starts: list[Any], among: list[Any]) -> Optional[str]:
     """One of the shortest cycles from one of the objects to itself, as "Node.children -> list[0] -> Node"."""
     MOST_STARTS = 100
     known = {id(obj) for obj in among}
-    cycles = (_cycle(start, known) for start in starts[:MOST_STARTS])
-    return min((cycle for cycle in cycles if cycle is not None), key=len, default=None)
+    cycles = [(start, _cycle(start, known)) for start in starts[:MOST_STARTS]]
+    # Seen from an object of the program's own class, not from a list or dict on the way.
+    best = min(
+        ((type(start).__module__ == "builtins", len(cycle), cycle) for start, cycle in cycles if cycle is not None),
+        default=None,
+    )
+    return None if best is None else best[-1]
 
 
 def _cycle(start: object, known: set[int]) -> Optional[str]:

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 
 from leaktight import _check
 from leaktight._core import CheckError
-from leaktight._errors import (
+from leaktight.errors import (
     LeakError,
     MemoryLeakError,
     UnclosedFdError,
@@ -43,6 +43,9 @@ __all__ = [
     "UnclosedResourceError",
     "UncollectableGarbageError",
 ]
+
+#: Keeps the frames of this file out of what unittest and pytest show of a failure.
+__unittest = True
 
 #: A test is bounded by its number of calls, as with psleak, and not by the clock.
 NO_TIME_LIMIT_SECONDS = 1e8

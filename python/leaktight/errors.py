@@ -118,5 +118,12 @@ def _sendable(extras: Optional[Collection[Any]]) -> Union[Collection[Any], None]
     try:
         pickle.dumps(extras)
     except Exception:
-        return [described(extra) for extra in extras or ()]
+        return [_Description(described(extra)) for extra in extras or ()]
     return extras
+
+
+class _Description(str):
+    """Stands for an object, and is shown like it."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
