@@ -26,7 +26,7 @@ test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
 
 test-pythons: $(SITE)/.done ## the zoo on every CPython 3.9 to 3.13 that is found here
-	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py
+	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py tests/test_testcase.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
@@ -49,12 +49,13 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(PY):
+$(VENV)/.done: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'pytest>=8,<9' 'maturin>=1.9,<2'
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
+	touch $@
 
 # The wheel as a user gets it, unpacked.
-$(SITE)/.done: $(PY) pyproject.toml $(RUST) $(wildcard python/leaktight/*)
+$(SITE)/.done: $(VENV)/.done pyproject.toml $(RUST) $(wildcard python/leaktight/*)
 	$(PY) -m maturin build --release --quiet --out build/wheels
 	rm -rf $(SITE)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(SITE) \

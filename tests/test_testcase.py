@@ -61,10 +61,11 @@ def test_a_leak_is_named_with_its_line(holds):
         error = failure(MemoryLeakError, zoo.leak_malloc)
         first, run, *rest = str(error).splitlines()
         assert first.startswith("memory kept increasing after "), first
-        assert "heap=+6400 " in run and "avg/call=+100)" in run, run
+        assert f"heap=+{100 * error.report.calls} " in run and "avg/call=+100)" in run, run
         text = "\\n".join(rest)
         assert "LEAK  zoo.leak_malloc()" in text and "zoo_native.c:" in text and "100 B per call" in text, text
-        assert (error.report.verdict, error.report.findings[0].certainty, error.report.calls) == ("leak", "lost", 64)
+        assert (error.report.verdict, error.report.findings[0].certainty) == ("leak", "lost")
+        assert error.report.calls <= 512, error
         passes(zoo.twin_malloc)
     """)
 
