@@ -25,8 +25,9 @@ test-rust: ## the Rust crates, and a crate of a user's
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
 
-test-pythons: $(SITE)/.done ## the zoo on every CPython 3.9 to 3.13 that is found here
-	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py tests/test_testcase.py
+test-pythons: $(SITE)/.done ## the zoo, resources and the test case on every CPython 3.9 to 3.13 that is found here
+	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q \
+		tests/test_zoo.py tests/test_pythons.py tests/test_resources.py tests/test_testcase.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check

@@ -1,7 +1,13 @@
 """Fixtures for all tests."""
 
+import signal
+
 import pytest
 import support
+
+# A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process
+# that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

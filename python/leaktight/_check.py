@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import asyncio
 
 #: What a check can look at.
-CHECKS = ("memory",)
+CHECKS: tuple[str, ...] = tuple(_core.CHECKS)
 
 
 def check(
@@ -59,10 +59,9 @@ def check(
             raise ValueError(f"time_budget must be more than 0 seconds, not {time_budget!r}")
     if raises is not None and not (isinstance(raises, type) and issubclass(raises, BaseException)):
         raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
-    _known(checks)
 
     name = call_text(fun, args)
-    options = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises)
+    options: dict[str, Any] = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks))
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
         return judge(name, fun, args, **options)
     import asyncio  # Slow to import, and rarely needed.
@@ -76,7 +75,6 @@ def check(
 
 def judge(name: str, fun: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Report:
     """:func:`check` for the rest of the package: the arguments are right, and the name is given."""
-    options.pop("checks", None)
     return Report._of(_core.check(name, fun, args, **options))
 
 
@@ -104,9 +102,9 @@ def _whole(name: str, value: Optional[int]) -> None:
         raise ValueError(f"{name} must be at least 1 and below 2**31, not {value!r}")
 
 
-def _known(checks: Union[Iterable[str], None]) -> None:
+def _known(checks: Union[Iterable[str], None]) -> Optional[list[str]]:
     if checks is None:
-        return
+        return None
     if isinstance(checks, str) or not isinstance(checks, Iterable):
         raise TypeError(f"checks must be a collection of names, such as {set(CHECKS)!r}, not {_kind(checks)}")
     chosen = list(checks)
@@ -114,6 +112,7 @@ def _known(checks: Union[Iterable[str], None]) -> None:
     if unknown or not chosen:
         what = f"unknown: {unknown!r}" if unknown else "nothing chosen"
         raise ValueError(f"checks must name some of {', '.join(CHECKS)}; {what}")
+    return chosen
 
 
 def call_text(fun: Callable[..., Any], args: tuple[Any, ...]) -> str:

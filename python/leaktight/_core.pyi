@@ -12,7 +12,10 @@ def check(
     time_budget: Optional[float] = None,
     period: Optional[int] = None,
     raises: Optional[type[BaseException]] = None,
+    checks: Optional[list[str]] = None,
     trim: Optional[Callable[[], Any]] = None,
 ) -> str: ...
+CHECKS: list[str]
+
 def main(arguments: list[str]) -> int: ...
 def render(json: str, *, color: bool = False, width: int = 100) -> str: ...

@@ -40,6 +40,7 @@ class Finding:
     via: Optional[str] = None
     type_name: Optional[str] = None
     objects_per_call: Optional[float] = None
+    examples: list[str] = field(default_factory=list)
     holder: Optional[str] = None
 
 

@@ -2,14 +2,18 @@
 //! allocator hooks.
 //!
 //! The only large unsafe room. [`start`] puts our functions into the slots, every
-//! allocation then passes through `native`, `mapping`, `pymem` or `threads`, is noted
-//! in the live set, and goes on to the real function; [`stop`] takes them out again.
+//! allocation then passes through `native`, `mapping` or `pymem`, is noted in the live set, and goes on to
+//! the real function; [`stop`] takes them out again. `threads` and `descriptors` stand in front of what
+//! starts threads, opens descriptors and makes files, and leave a `Mark` of who did it.
 //! Nothing here judges, and nothing here allocates from a heap that it watches.
 //!
 //! The hooks are never unmapped: a function pointer that a program copied while we
 //! were in its slot goes on working after [`stop`], and just passes through.
 
+mod descriptors;
+mod followed;
 mod mapping;
+mod marks;
 mod native;
 mod pymem;
 mod slots;
@@ -17,9 +21,11 @@ mod state;
 mod thread;
 mod threads;
 
+pub use followed::{follow, was_freed};
+pub use marks::{Mark, opened, retain_created_files};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
     Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, leave_call, live_blocks,
     overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
 };
-pub use threads::threads_under_way;
+pub use threads::{StartedThread, started_threads, threads_under_way};

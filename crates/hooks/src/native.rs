@@ -25,6 +25,7 @@ macro_rules! real {
 }
 pub(crate) use real;
 
+/// One entry of a table of replaced functions.
 macro_rules! function {
     ($name:literal, $hook:path, $real:path) => {
         ReplacedFunction {
@@ -34,6 +35,7 @@ macro_rules! function {
         }
     };
 }
+pub(crate) use function;
 
 type Pointer = *mut c_void;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use leaktight_liveset::Family;
 
+use crate::followed;
 use crate::native::reallocate;
 use crate::state::Watch;
 
@@ -190,6 +191,7 @@ unsafe extern "C" fn realloc(context: Pointer, old: Pointer, size: usize) -> Poi
     };
     // SAFETY: as in `malloc`.
     let call = || unsafe { realloc(next.context, old, size) };
+    followed::freed(old as usize);
     reallocate(domain.family, old, size, call)
 }
 
@@ -198,6 +200,7 @@ unsafe extern "C" fn free(context: Pointer, block: Pointer) {
     let watch = if block.is_null() { None } else { Watch::frees() };
     if let Some(watch) = &watch {
         watch.died(block as usize);
+        followed::freed(block as usize);
     }
     if let Some(free) = next.free {
         // SAFETY: as in `malloc`.

@@ -1,10 +1,9 @@
 //! Putting hooks into relocation slots, and taking them out.
 
 use std::ffi::CStr;
-use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::{mapping, native, threads};
+use crate::{descriptors, mapping, native, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
@@ -37,6 +36,7 @@ pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
         .iter()
         .chain(mapping::FUNCTIONS)
         .chain(threads::FUNCTIONS)
+        .chain(descriptors::FUNCTIONS)
 }
 
 /// Finds the real functions: of each the definition in the first object that has one, in load
@@ -66,10 +66,10 @@ pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
 pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
     let own = if skip_own { own_object() } else { None };
     let mut count = PatchCount::default();
-    let concerned = concerned();
+    let known = Known::now();
     loaded_objects(|object| {
         if own != Some(object.base) {
-            let slots = object.slots().filter(|slot| patch(object, slot, &concerned)).count();
+            let slots = object.slots().filter(|slot| patch(object, slot, &known)).count();
             count.slots += slots;
             count.objects += usize::from(slots > 0);
         }
@@ -79,12 +79,12 @@ pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
 
 /// Gives every slot that still holds a hook its real function back.
 pub(crate) fn restore_all() {
-    let concerned = concerned();
+    let known = Known::now();
     loaded_objects(|object| {
         for slot in object.slots() {
             let value = read(&slot);
-            if concerned.contains(&value)
-                && let Some(function) = replaced_functions().find(|function| function.hook.0 as usize == value)
+            if let Some(function) = known.at(value)
+                && function.hook.0 as usize == value
             {
                 write(object, &slot, function.real.load(Ordering::Relaxed));
             }
@@ -95,30 +95,45 @@ pub(crate) fn restore_all() {
 /// Patches by value: the slot must hold the real function, or be unresolved yet (then it points
 /// back into its own object's PLT). Never by name alone: CPython's `_decimal` for one fills the
 /// words relocated for `malloc` with `PyMem_Malloc`. Returns whether the slot holds our hook now.
-fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, concerned: &RangeInclusive<usize>) -> bool {
+fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> bool {
     let value = read(slot);
-    if !concerned.contains(&value) && !slot.lazy {
-        return false;
-    }
-    let is_hook = |function: &&ReplacedFunction| function.hook.0 as usize == value;
-    let is_real = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) == value;
-    if replaced_functions().any(|function| is_hook(&function)) {
-        return true;
-    }
-    let function = if slot.lazy && slot.undefined && object.executes(value) {
-        let name = slot.symbol_name();
-        replaced_functions().find(|function| function.name == name && function.real.load(Ordering::Relaxed) != 0)
-    } else {
-        replaced_functions().find(is_real).filter(|_| value != 0)
+    let function = match known.at(value) {
+        Some(function) if function.hook.0 as usize == value => return true,
+        Some(function) => Some(function),
+        None if slot.lazy && slot.undefined && object.executes(value) => {
+            let name = slot.symbol_name();
+            replaced_functions().find(|function| function.name == name && function.real.load(Ordering::Relaxed) != 0)
+        }
+        None => None,
     };
     function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
 }
 
-/// The addresses between which all hooks and all real functions lie: nearly every slot holds another.
-fn concerned() -> RangeInclusive<usize> {
-    let both = |function: &ReplacedFunction| [function.hook.0 as usize, function.real.load(Ordering::Relaxed)];
-    let all = || replaced_functions().flat_map(both).filter(|address| *address != 0);
-    all().min().unwrap_or(0)..=all().max().unwrap_or(usize::MAX)
+/// Hooks and real functions by address, for the many slots that are looked at.
+struct Known {
+    /// Ascending; two names of one function (`open`, `open64`) stand side by side, and the first serves.
+    functions: Vec<(usize, &'static ReplacedFunction)>,
+}
+
+impl Known {
+    fn now() -> Known {
+        let both = |function: &'static ReplacedFunction| {
+            let real = function.real.load(Ordering::Relaxed);
+            [(function.hook.0 as usize, function), (real, function)]
+        };
+        let mut functions: Vec<_> = replaced_functions()
+            .flat_map(both)
+            .filter(|(address, _)| *address != 0)
+            .collect();
+        functions.sort_by_key(|(address, _)| *address);
+        Known { functions }
+    }
+
+    fn at(&self, address: usize) -> Option<&'static ReplacedFunction> {
+        let at = self.functions.partition_point(|(known, _)| *known < address);
+        let (known, function) = self.functions.get(at)?;
+        (*known == address).then_some(*function)
+    }
 }
 
 /// The base of the shared object that this code lies in; `None` when that is the main program.

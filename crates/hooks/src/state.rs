@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
+use crate::followed;
+use crate::marks::{self, Mark};
 use crate::pymem;
 use crate::slots::{self, PatchCount};
 use crate::thread::{Thread, thread};
-use crate::threads::forget_threads;
+use crate::threads::{self, forget_threads};
 use leaktight_elf::objects_generation;
 
 /// Whose allocations are noted.
@@ -29,6 +31,8 @@ pub struct Options {
     /// This code is a module of CPython: stand in front of its MEM and OBJ allocators too, and leave
     /// the calls of this very module alone.
     pub python: bool,
+    /// Follow the files that are made in folders for temporary files.
+    pub files: bool,
 }
 
 /// Why tracking could not start.
@@ -102,6 +106,8 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     MAPPED.lock().open(session);
     enter_call(0);
     forget_threads();
+    marks::begin(options.files);
+    followed::forget();
     belong_to(session, 0);
     let generation = objects_generation();
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
@@ -324,10 +330,16 @@ fn handle_forks() {
     unsafe extern "C" fn prepare() {
         LIVE.lock_before_fork();
         std::mem::forget(MAPPED.lock());
+        marks::lock_before_fork();
+        followed::lock_before_fork();
+        threads::lock_before_fork();
     }
     unsafe extern "C" fn parent() {
         // SAFETY: runs after `prepare` on the same thread.
         unsafe {
+            threads::unlock_after_fork();
+            followed::unlock_after_fork();
+            marks::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
         }
@@ -459,6 +471,16 @@ impl Watch {
             stack,
             family,
             foreign: !self.own,
+        })
+    }
+
+    /// Who is doing something that is not an allocation; `None` when it is not to be noted.
+    pub(crate) fn mark(&self) -> Option<Mark> {
+        let block = self.block(0, 0, Family::Malloc)?;
+        Some(Mark {
+            birth: block.birth,
+            stack: block.stack,
+            foreign: block.foreign,
         })
     }
 

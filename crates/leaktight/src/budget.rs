@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 pub(crate) enum Spent {
     Time,
     Memory,
+    Descriptors,
 }
 
 /// Bounds on one check.

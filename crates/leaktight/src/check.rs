@@ -6,6 +6,7 @@ use leaktight_hooks::{self as hooks, Options, Threads};
 use leaktight_report::Report;
 use leaktight_verdict::Rules;
 
+use crate::checks::Checks;
 use crate::run;
 use crate::session::{Session, WhenBusy};
 use crate::subject::{Planted, Subject};
@@ -28,6 +29,7 @@ pub struct Check {
     pub(crate) rules: Rules,
     pub(crate) time: Duration,
     pub(crate) bytes: u64,
+    pub(crate) checks: Checks,
     threads: Option<Threads>,
 }
 
@@ -90,6 +92,7 @@ impl Check {
             rules: Rules::default(),
             time: Duration::from_secs(20),
             bytes: 1 << 30,
+            checks: Checks::ALL,
             threads: None,
         }
     }
@@ -116,6 +119,12 @@ impl Check {
     /// Starts no call when those before it have left more than so many bytes behind.
     pub fn memory_budget(mut self, bytes: u64) -> Check {
         self.bytes = bytes;
+        self
+    }
+
+    /// What to look at. Default: everything.
+    pub fn checks(mut self, checks: Checks) -> Check {
+        self.checks = checks;
         self
     }
 
@@ -164,6 +173,7 @@ impl Check {
         let options = Options {
             threads: self.threads.unwrap_or(threads),
             python: subject.is_python(),
+            files: self.checks.files,
         };
         hooks::unwatched(|| {
             let session = Session::start(options, busy)?;

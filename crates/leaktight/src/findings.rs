@@ -13,6 +13,7 @@ use leaktight_verdict::{Births, Outcome, Rate, Reason, SiteFinding};
 use crate::budget::Spent;
 use crate::origin::{Origin, Origins};
 use crate::reach::Reach;
+use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
 use crate::subject::Subject;
 
@@ -39,7 +40,7 @@ struct Group {
     members: Vec<(SiteFinding, Vec<Block>)>,
 }
 
-pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> Report {
+pub(crate) fn report<S: Subject>(seen: Seen, sites: &mut Sites, resources: &Resources, subject: &mut S) -> Report {
     if !seen.outcome.findings.is_empty() {
         subject.before_naming();
     }
@@ -49,6 +50,10 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         .map(|group| finding(group, seen.reach.as_ref(), subject))
         .collect();
     findings.sort_by(|a, b| b.bytes_per_call.total_cmp(&a.bytes_per_call));
+    // What runs out comes first.
+    findings.splice(0..0, resources.findings(&seen.outcome.findings, sites, subject));
+    let mut remarks = seen.remarks;
+    remarks.extend(resources.remarks(subject));
     let mut blind_spots = seen.blind_spots;
     if stacks::full() {
         blind_spots.push("some call stacks, for which the tracker had no memory".to_owned());
@@ -78,7 +83,7 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &Sites, subject: &mut S) -> 
         seconds: seen.elapsed.as_secs_f64(),
         control: seen.control,
         blind_spots,
-        remarks: seen.remarks,
+        remarks,
         environment: environment(subject),
     }
 }
@@ -94,6 +99,7 @@ fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> 
         .outcome
         .findings
         .iter()
+        .filter(|found| sites.place(found.site).kind.is_none())
         .partition(|found| heads[&found.site] != found.site);
     for found in leading {
         let blocks = seen.survey.blocks_of(found.site);
@@ -201,6 +207,7 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
             rate_of(group, &objects).blocks
         }),
         type_name,
+        examples: Vec::new(),
         holder: if lost { None } else { holder(&blocks, reach, subject) },
         stack: group.origin.frames.clone(),
         message: String::new(),
@@ -350,25 +357,40 @@ fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spe
     let ended = match spent {
         Some(Spent::Time) => "the time budget was used up",
         Some(Spent::Memory) => "the memory budget was used up",
+        Some(Spent::Descriptors) => "half of the descriptors that this process may have were open",
         None => "no more calls were allowed",
     };
     match (&outcome.reason, findings) {
         (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
         (Reason::Findings, [one]) => one.message.clone(),
-        (Reason::Findings, many) => {
+        (Reason::Findings, many) if many.iter().all(|finding| finding.kind == Kind::Memory) => {
             let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
             format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
+        }
+        (Reason::Findings, many) => {
+            format!("{} leaks; the first: {}", many.len(), many[0].message)
         }
         (
             Reason::Stopped {
                 blocks,
                 bytes,
+                scarce,
                 last_call,
             },
             _,
         ) => {
+            let memory = (*blocks > 0).then(|| format!("{blocks} blocks ({bytes} bytes)"));
+            let others = (*scarce > 0).then(|| format!("{scarce} descriptors, threads or the like"));
+            let kept: Vec<String> = memory.into_iter().chain(others).collect();
             format!(
-                "it kept {blocks} blocks ({bytes} bytes), the last of them from call {last_call}, and has stopped growing: a cache, not a leak"
+                "it kept {}, the last of them from call {last_call}, and has stopped growing: a cache, not a leak",
+                kept.join(" and ")
+            )
+        }
+        (Reason::StillGrowing, [first, ..]) if first.kind != Kind::Memory => {
+            format!(
+                "after {calls} calls, when {ended}, it could not be told whether this goes on: {}",
+                first.message
             )
         }
         (Reason::StillGrowing, _) => {

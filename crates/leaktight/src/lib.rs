@@ -13,22 +13,25 @@
 //! [`Subject`] that knows how to call, how to settle and how to name objects there.
 //!
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
-//! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, and
-//! `findings` turns what the judge found into a report.
+//! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
+//! looks after descriptors, threads and the like, and `findings` turns what the judge found into a report.
 
 mod budget;
 mod check;
+mod checks;
 mod control;
 mod findings;
 mod maps;
 mod origin;
 mod reach;
+mod resources;
 mod run;
 mod session;
 mod sites;
 mod subject;
 
 pub use check::{Check, Error, check};
+pub use checks::Checks;
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched};
 pub use leaktight_liveset::{Block, Family};
 pub use leaktight_report::{

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use leaktight_hooks as hooks;
 use leaktight_report::Frame;
 use leaktight_stacks::{CapturedStack, Location, Symbols};
 
@@ -67,6 +68,9 @@ impl Origins {
             }
         }
         for frame in &stack.python {
+            if hooks::was_freed(frame.code) {
+                continue;
+            }
             if let Some(mut frame) = subject.frame(frame) {
                 if subject.is_tracker(frame.file.as_deref().unwrap_or("")) {
                     break;

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
 use leaktight_report::{Control, Report};
-use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome};
+use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site};
 
 use crate::budget::{Budget, Spent};
 use crate::check::{Check, Error};
+use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
 use crate::maps::has_other_threads;
 use crate::reach::Reach;
+use crate::resources::Resources;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
 use crate::subject::Subject;
@@ -29,6 +31,8 @@ struct Run<'a, S> {
     judge: Judge,
     budget: Budget,
     sites: Sites,
+    checks: Checks,
+    resources: Resources,
     calls: u32,
     max_calls: u32,
     remarks: Vec<String>,
@@ -45,6 +49,8 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         judge: Judge::new(rules),
         budget,
         sites: Sites::default(),
+        checks: check.checks,
+        resources: Resources::new(check.checks),
         calls: 0,
         max_calls: rules.max_calls,
         remarks: Vec::new(),
@@ -58,6 +64,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     }
     run.settle();
     control::run(run.subject, &mut control);
+    run.resources.begin(run.calls, run.subject);
     let (outcome, spent, survey, reach) = run.judge_all()?;
     control::run(run.subject, &mut control);
     if hooks::overflowed() {
@@ -76,7 +83,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         remarks: run.remarks,
         blind_spots: run.blind_spots,
     };
-    Ok(findings::report(seen, &run.sites, run.subject))
+    Ok(findings::report(seen, &mut run.sites, &run.resources, run.subject))
 }
 
 type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
@@ -89,20 +96,15 @@ impl<S: Subject> Run<'_, S> {
             self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
+            self.resources.look(self.calls, self.subject);
             let (mut survey, reach) = self.survey();
-            let mut next = match spent {
-                Some(_) => Next::Done(self.judge.exhausted(self.calls, &survey.sites)),
-                None => self.judge.look(self.calls, &survey.sites),
-            };
+            let mut next = self.ask(spent, &survey);
             if let (Next::Done(outcome), Some(first)) = (&next, &reach)
                 && outcome.findings.iter().any(|found| found.certainty == Certainty::Lost)
                 && has_other_threads()
             {
                 survey = self.look_again(first)?;
-                next = match spent {
-                    Some(_) => Next::Done(self.judge.exhausted(self.calls, &survey.sites)),
-                    None => self.judge.look(self.calls, &survey.sites),
-                };
+                next = self.ask(spent, &survey);
             }
             match next {
                 Next::Done(outcome) => return Ok((outcome, spent, survey, reach)),
@@ -128,13 +130,19 @@ impl<S: Subject> Run<'_, S> {
                 self.settle();
                 let own = hooks::totals().own;
                 bytes = own.bytes;
-                self.judge.checkpoint(
-                    self.calls,
-                    Amount {
-                        blocks: own.blocks,
-                        bytes,
-                    },
-                );
+                if self.checks.memory {
+                    self.judge.checkpoint(
+                        self.calls,
+                        Amount {
+                            blocks: own.blocks,
+                            bytes,
+                        },
+                    );
+                }
+                self.resources.look(self.calls, self.subject);
+                if self.resources.run_out() {
+                    return Ok(Some(Spent::Descriptors));
+                }
                 self.subject.progress(self.calls, self.budget.elapsed());
             }
             if let Some(spent) = self.budget.spent(bytes) {
@@ -169,6 +177,20 @@ impl<S: Subject> Run<'_, S> {
 
     fn settle(&mut self) {
         hooks::watched(|| self.subject.settle());
+    }
+
+    /// What the judge says now.
+    fn ask(&mut self, spent: Option<Spent>, survey: &Survey) -> Next {
+        let mut all: Vec<Site> = if self.checks.memory {
+            survey.sites.clone()
+        } else {
+            Vec::new()
+        };
+        all.extend(self.resources.sites(&mut self.sites));
+        match spent {
+            Some(_) => Next::Done(self.judge.exhausted(self.calls, &all)),
+            None => self.judge.look(self.calls, &all),
+        }
     }
 
     /// The survivors, and which of them are lost where that matters.

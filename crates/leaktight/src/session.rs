@@ -28,7 +28,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn start<E>(options: Options, busy: WhenBusy) -> Result<Session, Error<E>> {
         take_turn(busy)?;
-        hooks::capture_with(|frames| stacks::capture(frames.inside, frames.outside));
+        hooks::capture_with(|frames| stacks::capture(frames.inside, frames.outside, hooks::follow));
         hooks::around_unloading(stacks::forget_modules, tell_modules);
         // From here on the drop undoes it all.
         let session = Session { tells_stacks: false };

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec};
+use leaktight_report::Kind;
 use leaktight_stacks::{self as stacks, CapturedStack};
 use leaktight_verdict::{Amount, Births, Site};
 
@@ -19,8 +20,8 @@ pub(crate) const LAST_CALL: u32 = u32::MAX - 16;
 pub(crate) struct Sites {
     numbers: HashMap<Place, usize>,
     places: Vec<Place>,
-    /// Stack number and thread kind to place.
-    by_stack: HashMap<(u32, bool), usize>,
+    /// Kind, stack number and thread kind to place.
+    by_stack: HashMap<(Option<Kind>, u32, bool), usize>,
     /// Places of other threads that do not keep step with the calls, at this look.
     left_out: Vec<usize>,
 }
@@ -29,12 +30,21 @@ pub(crate) struct Sites {
 /// running.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
+    /// What was made there; `None` = blocks of memory.
+    pub kind: Option<Kind>,
     /// The stack was not captured.
     pub unknown: bool,
     /// By a thread that does not belong to the calls.
     pub foreign: bool,
     native: Vec<u64>,
     code: usize,
+}
+
+/// The place that all known blocks of a family and size come from, since the first of them.
+#[derive(Clone, Copy)]
+struct Adopter {
+    place: usize,
+    since: u32,
 }
 
 /// The live blocks at one moment.
@@ -69,10 +79,18 @@ impl Sites {
         let mut index = HashMap::new();
         let mut kinds: Vec<HashSet<(Family, usize)>> = Vec::new();
         let mut of_kind: HashMap<(Family, usize), u64> = HashMap::new();
-        for block in hooks::live_blocks().iter().copied() {
+        let blocks = hooks::live_blocks();
+        let adopted = self.adopters(&blocks);
+        for block in blocks.iter().copied() {
             let kind = (block.family, block.size);
             *of_kind.entry(kind).or_default() += 1;
-            let number = self.number(&block);
+            let mut number = self.number(None, block.stack, block.foreign);
+            if let Some(adopter) = adopted.get(&(kind, block.foreign))
+                && self.places[number].unknown
+                && block.birth >= adopter.since
+            {
+                number = adopter.place;
+            }
             if self.left_out.contains(&number) {
                 continue;
             }
@@ -83,6 +101,7 @@ impl Sites {
                     births: Births::default(),
                     lost: Births::default(),
                     peers: Amount::default(),
+                    scarce: false,
                 });
                 kinds.push(HashSet::new());
                 survey.idle.push(0);
@@ -109,6 +128,28 @@ impl Sites {
         survey
     }
 
+    /// While another thread unloads a module no stack can be captured. A block from such a moment is
+    /// taken for one of the place that all others of its family and size come from, if there is
+    /// just one.
+    fn adopters(&mut self, blocks: &[Block]) -> HashMap<((Family, usize), bool), Adopter> {
+        let mut adopters: HashMap<((Family, usize), bool), Option<Adopter>> = HashMap::new();
+        for block in blocks.iter().filter(|block| (1..=LAST_CALL).contains(&block.birth)) {
+            let place = self.number(None, block.stack, block.foreign);
+            if self.places[place].unknown {
+                continue;
+            }
+            let since = block.birth;
+            let adopter = adopters.entry(((block.family, block.size), block.foreign));
+            let adopter = adopter.or_insert(Some(Adopter { place, since }));
+            *adopter = adopter.filter(|known| known.place == place).map(|known| Adopter {
+                since: known.since.min(since),
+                ..known
+            });
+        }
+        let one = |(kind, adopter): (_, Option<Adopter>)| Some((kind, adopter?));
+        adopters.into_iter().filter_map(one).collect()
+    }
+
     pub(crate) fn place(&self, number: usize) -> &Place {
         &self.places[number]
     }
@@ -118,16 +159,19 @@ impl Sites {
         self.left_out = numbers.to_vec();
     }
 
-    fn number(&mut self, block: &Block) -> usize {
-        if let Some(known) = self.by_stack.get(&(block.stack, block.foreign)) {
+    /// The number of the place that this stack leads to.
+    pub(crate) fn number(&mut self, kind: Option<Kind>, stack: u32, foreign: bool) -> usize {
+        let key = (kind, stack, foreign);
+        if let Some(known) = self.by_stack.get(&key) {
             return *known;
         }
-        let stack = stacks::stack(block.stack);
+        let stack = stacks::stack(stack);
         let unknown = stack.is_none();
         let CapturedStack { native, python } = stack.unwrap_or_default();
         let place = Place {
+            kind,
             unknown,
-            foreign: block.foreign,
+            foreign,
             native,
             code: python.first().map_or(0, |frame| frame.code),
         };
@@ -135,7 +179,7 @@ impl Sites {
             self.places.push(place);
             self.places.len() - 1
         });
-        self.by_stack.insert((block.stack, block.foreign), number);
+        self.by_stack.insert(key, number);
         number
     }
 }

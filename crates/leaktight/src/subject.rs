@@ -78,6 +78,26 @@ pub trait Subject {
         Vec::new()
     }
 
+    /// How many objects the runtime's garbage collector has given up on.
+    fn uncollectable(&mut self) -> usize {
+        0
+    }
+
+    /// A readable name for one of them, by its place in the list, and its type.
+    fn uncollectable_name(&mut self, _at: usize) -> Option<(String, Option<String>)> {
+        None
+    }
+
+    /// The runtime's name for a running thread, by the kernel's number for it, and the type of its object.
+    fn thread(&mut self, _number: i32) -> Option<(String, String)> {
+        None
+    }
+
+    /// What else there is to say of garbage; asked once, after the last judged call.
+    fn remarks(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Whether an object file belongs to the runtime itself, so that its frames are not to blame.
     fn is_runtime(&self, _module: &str) -> bool {
         false

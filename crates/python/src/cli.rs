@@ -4,12 +4,12 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use leaktight::{Report, Style, Verdict};
+use leaktight::{Checks, Report, Style, Verdict};
 use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyType};
 
-use crate::judge::{CallTimeout, CheckError, Depth, run};
+use crate::judge::{CallTimeout, CheckError, Depth, known, run};
 use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
 use crate::{exit, statement};
@@ -64,6 +64,9 @@ struct CheckArguments {
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
     raises: Option<String>,
+    /// Look at these only; of: memory, fds, threads, children, files, signals, garbage [default: all].
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Checks::NAMES)]
+    checks: Vec<String>,
     #[command(flatten)]
     output: Output,
     /// What to judge.
@@ -142,6 +145,10 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
         max_calls: arguments.max_calls,
         time_budget: Some(arguments.time_budget),
         period: Some(arguments.period),
+        checks: match arguments.checks.as_slice() {
+            [] => Checks::ALL,
+            names => known(names).map_err(failed("--checks"))?,
+        },
     };
     let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
     let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));
@@ -227,6 +234,7 @@ fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
     let patched = leaktight::what_is_patched(leaktight::Options {
         threads: leaktight::Threads::All,
         python: true,
+        files: true,
     });
     let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
     let status = if report.control.passed() {

@@ -49,6 +49,27 @@ pub(crate) fn name(py: Python<'_>, frame: &PythonFrame) -> Option<Frame> {
     })
 }
 
+/// The name of a thread of `threading`, by the kernel's number for it, and its type.
+pub(crate) fn thread(py: Python<'_>, number: i32) -> Option<(String, String)> {
+    let threading = py
+        .import("sys")
+        .ok()?
+        .getattr("modules")
+        .ok()?
+        .get_item("threading")
+        .ok()?;
+    let threads = threading.call_method0("enumerate").ok()?;
+    let is_it = |thread: &Bound<'_, PyAny>| {
+        let native = thread.getattr("native_id").and_then(|id| id.extract::<i32>());
+        native.is_ok_and(|native| native == number)
+    };
+    let thread = threads.try_iter().ok()?.flatten().find(is_it)?;
+    let class = thread.get_type();
+    let type_name = format!("{}.{}", class.module().ok()?, class.qualname().ok()?);
+    let name = thread.getattr("name").ok()?.extract::<String>().ok()?;
+    Some((format!("Python thread `{name}`, running"), type_name))
+}
+
 /// `PyCode_Addr2Line` is outside the stable ABI, but has been there with this signature in every
 /// CPython 3 (Include/cpython/code.h).
 fn line(frame: &PythonFrame) -> Option<c_int> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leaktight::{Check, Error, Report, Style};
+use leaktight::{Check, Checks, Error, Report, Style};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -31,6 +31,7 @@ pub(crate) struct Depth {
     pub max_calls: Option<u32>,
     pub time_budget: Option<Duration>,
     pub period: Option<u32>,
+    pub checks: Checks,
 }
 
 /// The default time budget.
@@ -42,7 +43,7 @@ impl Depth {
     }
 
     fn check(&self) -> Check {
-        let mut check = Check::new().time_budget(self.time());
+        let mut check = Check::new().time_budget(self.time()).checks(self.checks);
         if let Some(period) = self.period {
             check = check.period(period);
         }
@@ -55,7 +56,7 @@ impl Depth {
 
 /// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, trim=None))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -66,6 +67,7 @@ pub(crate) fn check(
     time_budget: Option<f64>,
     period: Option<u32>,
     raises: Option<Py<PyAny>>,
+    checks: Option<Vec<String>>,
     trim: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
@@ -73,6 +75,7 @@ pub(crate) fn check(
         max_calls,
         time_budget: time_budget.map_err(|why| PyValueError::new_err(format!("time_budget: {why}")))?,
         period,
+        checks: checks.map_or(Ok(Checks::ALL), |names| known(&names))?,
     };
     let watchdog = Watchdog::start(depth.time(), None);
     let callee = Callee::Function(function, arguments);
@@ -82,6 +85,19 @@ pub(crate) fn check(
         Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),
         Err(why) => Err(why),
     }
+}
+
+/// # Errors
+///
+/// Naming the first that is unknown.
+pub(crate) fn known(names: &[String]) -> PyResult<Checks> {
+    let checks = Checks::only(names.iter().map(String::as_str));
+    checks.map_err(|name| {
+        PyValueError::new_err(format!(
+            "unknown check {name:?}; known are {}",
+            Checks::NAMES.join(", ")
+        ))
+    })
 }
 
 /// Runs a check; the call's own exception comes back as it is.

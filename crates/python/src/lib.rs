@@ -7,6 +7,7 @@
 mod cli;
 mod exit;
 mod frames;
+mod garbage;
 mod holders;
 mod interpreter;
 mod judge;
@@ -23,4 +24,6 @@ mod _core {
     use super::cli::main;
     #[pymodule_export]
     use super::judge::{CheckError, check, render};
+    #[pymodule_export]
+    const CHECKS: [&str; leaktight::Checks::NAMES.len()] = leaktight::Checks::NAMES;
 }

@@ -8,6 +8,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyTuple};
 
+use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
 use crate::types::KnownTypes;
@@ -36,6 +37,9 @@ pub(crate) struct PythonSubject<'py> {
     /// What `trim` raised; settling cannot fail, so the next call does.
     trouble: Option<PyErr>,
     at_rest: AtRest,
+    garbage: Garbage,
+    /// Calls that were made.
+    calls: u64,
     /// Found at the first question.
     types: Option<KnownTypes>,
     frames_work: bool,
@@ -65,6 +69,8 @@ impl<'py> PythonSubject<'py> {
             trim: None,
             trouble: None,
             at_rest: AtRest::new(py)?,
+            garbage: Garbage::new(py)?,
+            calls: 0,
             types: None,
             watchdog,
             show_progress,
@@ -124,6 +130,7 @@ impl Subject for PythonSubject<'_> {
         if let Some(why) = self.trouble() {
             return Err(why);
         }
+        self.calls += 1;
         self.watchdog.call_begins();
         let result = self.call_raw();
         if self.watchdog.call_ends() {
@@ -245,11 +252,30 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn blind_spots(&self) -> Vec<String> {
-        let mut spots = vec!["file descriptors, threads and leaked references (only memory is judged)".to_owned()];
+        let mut spots = vec!["leaked references to objects that live on anyway".to_owned()];
         if !self.frames_work {
             spots.push("Python frames (this interpreter's frames have an unknown layout)".to_owned());
         }
         spots
+    }
+
+    fn uncollectable(&mut self) -> usize {
+        self.garbage.uncollectable(self.py)
+    }
+
+    fn uncollectable_name(&mut self, at: usize) -> Option<(String, Option<String>)> {
+        self.garbage.name(self.py, at)
+    }
+
+    fn thread(&mut self, number: i32) -> Option<(String, String)> {
+        frames::thread(self.py, number)
+    }
+
+    fn remarks(&mut self) -> Vec<String> {
+        let (py, calls) = (self.py, self.calls);
+        let garbage = self.garbage.clone_ref(py);
+        let remark = garbage.remark(py, calls, || self.call().is_ok());
+        remark.ok().flatten().into_iter().collect()
     }
 
     fn is_tracker(&self, file: &str) -> bool {

@@ -13,7 +13,9 @@ pub(crate) fn facts(finding: &Finding) -> String {
         Kind::OverRelease => ("reference", Some("released too often")),
         Kind::Fd => ("file descriptor", None),
         Kind::Thread => ("thread", None),
-        Kind::Garbage => ("object", Some("in a reference cycle")),
+        Kind::Child => ("child process", None),
+        Kind::File => ("temporary file", None),
+        Kind::Garbage => ("object", Some("that cannot be collected")),
     };
     let count = count(finding, noun);
     let bytes = (!is_zero(finding.bytes_per_call)).then(|| format!("{} B per call", figure(finding.bytes_per_call)));

@@ -82,6 +82,10 @@ pub struct Finding {
     /// blocks, or drag others along.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects_per_call: Option<f64>,
+    /// Some of the things themselves, where they have names: `/dev/null`, `TCP 127.0.0.1:80`,
+    /// `Thread-7 (worker)`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
     /// What still points to the blocks, worded so that it can follow "held by".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
@@ -104,9 +108,13 @@ pub enum Kind {
     OverRelease,
     /// Open file descriptors.
     Fd,
-    /// Running threads.
+    /// Threads that run, or that have ended and were not joined.
     Thread,
-    /// Python objects in reference cycles.
+    /// Child processes that run, or that have ended and were not waited for.
+    Child,
+    /// Files in a folder for temporary files.
+    File,
+    /// Python objects in reference cycles that the collector cannot free.
     Garbage,
 }
 

@@ -35,16 +35,37 @@ pub fn sentence(finding: &Finding) -> String {
         ),
         (Kind::Fd, _) => {
             let left = format!("{who} leaves {} open", counted(toll.count, "file descriptor"));
-            join(left, held)
+            join(left + &examples(finding), held)
         }
-        (Kind::Thread, _) => join(format!("{who} leaves {} running", counted(toll.count, "thread")), held),
+        (Kind::Thread, _) => {
+            let left = format!("{who} leaves {} behind", counted(toll.count, "thread"));
+            join(left + &examples(finding), held)
+        }
+        (Kind::Child, _) => {
+            let left = format!("{who} leaves {} behind", counted(toll.count, "child process"));
+            join(left + &examples(finding), held)
+        }
+        (Kind::File, _) => {
+            let left = format!("{who} leaves {} behind", counted(toll.count, "temporary file"));
+            join(left + &examples(finding), held)
+        }
         (Kind::Garbage, _) => {
             let objects = match &finding.type_name {
                 Some(name) => counted(toll.count, &format!("`{name}` object")),
                 None => counted(toll.count, "object"),
             };
-            join(format!("{who} leaves {objects} behind in a reference cycle"), held)
+            let left = format!("{who} leaves {objects} that the garbage collector cannot free");
+            join(left + &examples(finding), held)
         }
+    }
+}
+
+/// `: /dev/null`; of several `, such as /tmp/a`.
+fn examples(finding: &Finding) -> String {
+    match finding.examples.as_slice() {
+        [] => String::new(),
+        [one] => format!(": {one}"),
+        [first, ..] => format!(", such as {first}"),
     }
 }
 

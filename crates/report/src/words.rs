@@ -32,9 +32,13 @@ pub(crate) fn counted(x: f64, noun: &str) -> String {
     format!("{} {}", figure(x), plural(if is_one(x) { 1 } else { 2 }, noun))
 }
 
-/// The noun alone: `block` for one, `blocks` for any other count. All our nouns take an s.
+/// The noun alone: `block` for one, `blocks` for any other count. All our nouns take an s, or es after one.
 pub(crate) fn plural(n: u64, noun: &str) -> String {
-    if n == 1 { noun.into() } else { format!("{noun}s") }
+    match noun {
+        _ if n == 1 => noun.into(),
+        noun if noun.ends_with('s') => format!("{noun}es"),
+        noun => format!("{noun}s"),
+    }
 }
 
 /// Whether a figure reads as `1`, which decides on singular and plural.

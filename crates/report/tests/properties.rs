@@ -67,7 +67,11 @@ proptest! {
 
     #[test]
     fn sentences_do_not_end_in_a_period(finding in finding(printable, any::<f64>().boxed())) {
-        let sentence = sentence(&Finding { holder: None, ..finding });
+        let sentence = sentence(&Finding {
+            holder: None,
+            examples: Vec::new(),
+            ..finding
+        });
         prop_assert!(!sentence.is_empty() && !sentence.ends_with('.'));
     }
 }
@@ -157,6 +161,8 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         Just(Kind::OverRelease),
         Just(Kind::Fd),
         Just(Kind::Thread),
+        Just(Kind::Child),
+        Just(Kind::File),
         Just(Kind::Garbage),
     ];
     let certainty = prop_oneof![Just(Certainty::Lost), Just(Certainty::Growing)];
@@ -172,13 +178,14 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         option::of(text()),
         option::of(text()),
         option::of(text()),
+        vec(text(), 0..4),
         text(),
     );
     ((kind, certainty, severity), figures, texts, vec(frame(text), 0..15)).prop_map(
         |(
             (kind, certainty, severity),
             (blocks_per_call, bytes_per_call, block_size, every),
-            (allocator, via, type_name, holder, message),
+            (allocator, via, type_name, holder, examples, message),
             stack,
         )| Finding {
             kind,
@@ -192,6 +199,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             via,
             objects_per_call: type_name.as_ref().map(|_| blocks_per_call),
             type_name,
+            examples,
             holder,
             stack,
             message,

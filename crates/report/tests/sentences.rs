@@ -160,11 +160,24 @@ fn resources() {
     );
     assert_eq!(
         sentence(&counted(Kind::Thread, Certainty::Growing, "pthread_create", "")),
-        "every call leaves 1 thread running"
+        "every call leaves 1 thread behind"
     );
     assert_eq!(
         sentence(&counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node")),
-        "every call leaves 1 `zoo.Node` object behind in a reference cycle"
+        "every call leaves 1 `zoo.Node` object that the garbage collector cannot free"
+    );
+    let named = |examples: &[&str]| Finding {
+        examples: examples.iter().map(|name| (*name).into()).collect(),
+        blocks_per_call: 2.0,
+        ..counted(Kind::Child, Certainty::Growing, "", "")
+    };
+    assert_eq!(
+        sentence(&named(&["`cat`, running"])),
+        "every call leaves 2 child processes behind: `cat`, running"
+    );
+    assert_eq!(
+        sentence(&named(&["`a`", "`b`"])),
+        "every call leaves 2 child processes behind, such as `a`"
     );
 }
 

@@ -14,7 +14,10 @@ const MAX_PYTHON: usize = 32;
 /// captured. Leaves out the frame that `inside` lies in and all frames that it called, and the one that
 /// `outside` (0: none) lies in and all that called it. Takes
 /// about a microsecond and allocates from no heap.
-pub fn capture(inside: usize, outside: usize) -> u32 {
+///
+/// A thread without the GIL (in a system call, say) cannot keep the code objects of its frames alive:
+/// `not_held` is told the address of each, and must find out by itself if it is freed.
+pub fn capture(inside: usize, outside: usize, not_held: fn(usize)) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
     let count = native_frames(&mut native, (inside, outside), |address| {
@@ -27,8 +30,9 @@ pub fn capture(inside: usize, outside: usize) -> u32 {
         *word = unsafe { frame.assume_init() };
     }
     let mut python = 0;
+    let mut held = true;
     if let Some(interpreter) = interpreter {
-        interpreter.frames(|frame| {
+        held = interpreter.frames(|frame| {
             let at = 1 + count + 2 * python;
             words[at] = frame.code as u64;
             words[at + 1] = u64::from(frame.offset as u32);
@@ -39,6 +43,11 @@ pub fn capture(inside: usize, outside: usize) -> u32 {
     if count + python == 0 {
         return 0;
     }
-    words[0] = store::header(count, python);
+    if !held {
+        words[1 + count..][..2 * python]
+            .chunks_exact(2)
+            .for_each(|pair| not_held(pair[0] as usize));
+    }
+    words[0] = store::header(count, python, held);
     store::intern(&words[..1 + count + 2 * python])
 }

@@ -38,7 +38,7 @@ pub(crate) fn intern(words: &[u64]) -> u32 {
             if new {
                 code_objects(words, |interpreter, code| {
                     // SAFETY: the frame that runs this code is on the calling thread's stack, and Python
-                    // frames are captured with the GIL held only.
+                    // frames are held only where the thread holds the GIL.
                     unsafe { (interpreter.hold)(code as *mut _) }
                 });
             }
@@ -90,10 +90,12 @@ pub unsafe fn clear() {
     }
 }
 
+/// The code objects that this stack keeps alive.
 fn code_objects(words: &[u64], each: impl Fn(&Interpreter, u64)) {
     let (native, python) = lengths(words[0]);
     if let Some(interpreter) = Interpreter::current()
         && python > 0
+        && words[0] & NOT_HELD == 0
     {
         words[1 + native..]
             .chunks_exact(2)
@@ -101,13 +103,16 @@ fn code_objects(words: &[u64], each: impl Fn(&Interpreter, u64)) {
     }
 }
 
-/// The first word for a stack of so many frames.
-pub(crate) fn header(native: usize, python: usize) -> u64 {
-    native as u64 | (python as u64) << 32
+/// In the first word: nobody keeps the code objects alive.
+const NOT_HELD: u64 = 1 << 63;
+
+/// The first word for a stack of so many frames, whose code objects are to be kept alive if `held`.
+pub(crate) fn header(native: usize, python: usize, held: bool) -> u64 {
+    native as u64 | (python as u64) << 32 | if held { 0 } else { NOT_HELD }
 }
 
 fn lengths(header: u64) -> (usize, usize) {
-    (header as u32 as usize, (header >> 32) as usize)
+    (header as u32 as usize, ((header & !NOT_HELD) >> 32) as usize)
 }
 
 impl Store {
@@ -204,7 +209,7 @@ mod tests {
         let mut store = Store::new();
         let stacks: Vec<Vec<u64>> = (0..5000u64)
             .map(|n| {
-                let mut words = vec![header((n % 7) as usize, 0)];
+                let mut words = vec![header((n % 7) as usize, 0, true)];
                 words.extend((0..n % 7).map(|frame| n / 7 + frame));
                 words
             })

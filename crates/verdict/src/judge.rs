@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::births::{Births, Pace, Rate};
 use crate::lost;
 use crate::rules::{Certainty, Reason, Rules, Verdict};
+use crate::scarce::{self, Spread};
 use crate::trend::{Amount, Trend};
 
 /// Follows one run of calls.
@@ -31,6 +32,9 @@ pub struct Site {
     pub lost: Births,
     /// All live blocks of the sizes that occur here, wherever they were allocated.
     pub peers: Amount,
+    /// These are no blocks but things that a process can have only so many of, such as descriptors; they
+    /// are judged by the `scarce` rule, and count one block of 0 bytes each.
+    pub scarce: bool,
 }
 
 /// What to do after a look.
@@ -143,7 +147,7 @@ impl Judge {
         let Some((from, to)) = self.told_window(calls) else {
             return false;
         };
-        sites.iter().any(|site| site.births.spread(from, to, 4))
+        sites.iter().any(|site| !site.scarce && site.births.spread(from, to, 4))
     }
 
     /// Judges after `calls` calls.
@@ -176,7 +180,7 @@ impl Judge {
         }
         let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), false);
         for site in sites {
-            match self.state(site, calls, self.rules.confirm_when_exhausted()) {
+            match self.state(site, calls, true) {
                 State::Found(found) => findings.push(found),
                 State::Open(found) => open.push(found),
                 State::Falling => falling = true,
@@ -200,10 +204,7 @@ impl Judge {
 
     /// The verdict, if it already stands.
     fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let states: Vec<State> = sites
-            .iter()
-            .map(|site| self.state(site, calls, self.rules.confirm()))
-            .collect();
+        let states: Vec<State> = sites.iter().map(|site| self.state(site, calls, false)).collect();
         let undecided = states
             .iter()
             .any(|state| matches!(state, State::Open(_) | State::Falling));
@@ -214,7 +215,9 @@ impl Judge {
                 _ => None,
             })
             .collect();
-        if undecided {
+        // What runs out is told at once, even while memory is not decided.
+        let is_scarce = |found: &SiteFinding| sites.iter().any(|site| site.id == found.site && site.scarce);
+        if undecided && !findings.iter().any(is_scarce) {
             return None;
         }
         let early = calls < self.rules.clean_at();
@@ -252,7 +255,14 @@ impl Judge {
         }
     }
 
-    fn state(&self, site: &Site, calls: u32, confirm: u32) -> State {
+    fn state(&self, site: &Site, calls: u32, exhausted: bool) -> State {
+        if site.scarce {
+            return self.state_of_scarce(site, calls, exhausted);
+        }
+        let confirm = match exhausted {
+            true => self.rules.confirm_when_exhausted(),
+            false => self.rules.confirm(),
+        };
         let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
         let Some((from, to)) = self.window(known_since, calls) else {
             return State::Quiet;
@@ -295,6 +305,33 @@ impl Judge {
             }
             Pace::Falling if calls >= self.rules.confirm() => State::Falling,
             _ => State::Open(found(Certainty::Growing)),
+        }
+    }
+
+    fn state_of_scarce(&self, site: &Site, calls: u32, exhausted: bool) -> State {
+        let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
+        let Some((from, to)) = self.window(known_since, calls) else {
+            return State::Quiet;
+        };
+        let open = SiteFinding {
+            site: site.id,
+            certainty: Certainty::Growing,
+            rate: site.births.rate(from, to),
+            births: (from, to),
+        };
+        let sure = match exhausted {
+            true => calls.max(site.births.between(from, to).blocks as u32) >= scarce::CONFIRM_WHEN_EXHAUSTED,
+            false => calls >= scarce::CONFIRM.min(self.rules.clean_at()),
+        };
+        // Fewer than half of what a leak of the guaranteed period would have left there is no such leak.
+        let least = (to - from) / self.rules.period / 2;
+        if site.births.calls(from, to) <= least.max(1) as usize {
+            return State::Quiet;
+        }
+        match scarce::spread(&site.births, from, to) {
+            Spread::Even if sure => State::Found(open),
+            Spread::Ending if sure => State::Quiet,
+            _ => State::Open(open),
         }
     }
 
@@ -399,14 +436,18 @@ impl Judge {
     }
 }
 
-/// What stayed, less the youngest blocks, which may be in use.
+/// What stayed, less the youngest, which may be in use.
 fn stopped(calls: u32, sites: &[Site]) -> Reason {
-    let mut old = Births::default();
-    sites.iter().for_each(|site| old.join_until(&site.births, calls / 2));
-    let total = old.total();
+    let (mut blocks, mut scarce) = (Births::default(), Births::default());
+    for site in sites {
+        let old = if site.scarce { &mut scarce } else { &mut blocks };
+        old.join_until(&site.births, calls / 2);
+    }
+    let total = blocks.total();
     Reason::Stopped {
         blocks: total.blocks,
         bytes: total.bytes,
-        last_call: old.last().unwrap_or(0),
+        scarce: scarce.total().blocks,
+        last_call: blocks.last().max(scarce.last()).unwrap_or(0),
     }
 }

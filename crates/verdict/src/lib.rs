@@ -4,7 +4,7 @@
 //! Whoever measures hands a [`Judge`] the totals at every checkpoint and, at every look, the
 //! surviving blocks by site and birth call; the judge says whether to go on ([`Next`]).
 //!
-//! Three rules decide, each in a file of its own:
+//! Four rules decide, each in a file of its own:
 //!
 //! * `births` – *who of the old is still alive?* A leak leaves survivors of every age. A cache leaves
 //!   none once it is full, a ring or LRU none older than its turnover, a free list only early ones.
@@ -14,6 +14,8 @@
 //!   passes its growth on to ever new blocks, such as a vector that reallocates.
 //! * `lost` – *does no word in memory point to it?* That is a proof, when it repeats. The opposite
 //!   proves nothing: stale words abound.
+//! * `scarce` – *are descriptors, threads or children still being added?* They run out early, so
+//!   they are judged early.
 //!
 //! Guarantees, with C = [`Rules::confirm`] calls: what stops growing before call C/8 and repeats with
 //! a period below C/8 is never called growing; a leak with a fixed period up to [`Rules::period`]
@@ -24,6 +26,7 @@ mod births;
 mod judge;
 mod lost;
 mod rules;
+mod scarce;
 mod trend;
 
 pub use births::{Births, Rate};

@@ -70,13 +70,15 @@ pub enum Reason {
     NothingGrows,
     /// The findings say it.
     Findings,
-    /// Of the first half of the calls so many blocks and bytes are left, the last from this call, and it
+    /// Of the first half of the calls so much is left, the last from this call, and it
     /// has not grown since.
     Stopped {
         /// Blocks that stayed.
         blocks: u64,
         /// Their bytes.
         bytes: u64,
+        /// Descriptors, threads and the like that stayed.
+        scarce: u64,
         /// The call that the youngest of them is from.
         last_call: u32,
     },

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 /// The live blocks of a simulated program.
 #[derive(Default)]
 struct Program {
+    /// The blocks stand for descriptors or threads.
+    scarce: bool,
     blocks: Vec<Block>,
     random: u64,
 }
@@ -108,6 +110,7 @@ fn sites(program: &Program, told_since: Option<u32>) -> Vec<Site> {
                 births,
                 lost,
                 peers: Amount::default(),
+                scarce: program.scarce,
             });
             sites.len() - 1
         });
@@ -266,6 +269,48 @@ fn few_calls_say_nothing_and_a_budget_says_how_deep() {
     assert_eq!((outcome.verdict, outcome.period), (Verdict::Clean, 25));
     let (outcome, _) = judge(shallow(4096), 1, |call, program| program.keep(call, 0, 48));
     assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Indeterminate, 1));
+}
+
+#[test]
+fn descriptors_are_judged_early_and_at_their_exact_rate() {
+    for period in [1, 3, 10, 100, 500] {
+        let (outcome, calls) = judge(Rules::default(), 1, |call, program| {
+            program.scarce = true;
+            if call % period == 0 {
+                program.keep(call, 0, 0);
+            }
+        });
+        assert_eq!(outcome.verdict, Verdict::Leak, "{period}: {outcome:?}");
+        assert_eq!(outcome.findings[0].rate.every, Some(period), "{outcome:?}");
+        assert!(calls <= if period <= 10 { 512 } else { 8192 }, "{period}: {calls}");
+    }
+}
+
+#[test]
+fn pools_of_descriptors_are_no_leaks() {
+    for size in [1, 8, 32, 100, 250] {
+        assert_none(1, |call, program| {
+            program.scarce = true;
+            if program.count(0) < size {
+                program.keep(call, 0, 0);
+            }
+        });
+    }
+    // Opened lazily, late.
+    assert_none(1, |call, program| {
+        program.scarce = true;
+        if call == 300 || call == 400 {
+            program.keep(call, 0, 0);
+        }
+    });
+    // Always the youngest five.
+    assert_none(1, |call, program| {
+        program.scarce = true;
+        program.keep(call, 0, 0);
+        if program.count(0) > 5 {
+            program.free_oldest(0);
+        }
+    });
 }
 
 proptest! {

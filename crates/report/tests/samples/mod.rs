@@ -60,6 +60,7 @@ pub fn lost_copy() -> Finding {
         via: Some("strdup".into()),
         type_name: None,
         objects_per_call: None,
+        examples: Vec::new(),
         holder: None,
         stack: vec![
             native("copy_field", 42, "char *copy = strdup(field);"),
@@ -81,6 +82,7 @@ pub fn lost_dict() -> Finding {
         via: Some("PyDict_New".into()),
         type_name: Some("dict".into()),
         objects_per_call: Some(0.1),
+        examples: Vec::new(),
         stack: vec![
             Frame {
                 inlined: true,
@@ -143,6 +145,7 @@ pub fn counted(kind: Kind, certainty: Certainty, allocator: &str, type_name: &st
         via: None,
         type_name: Some(type_name.to_owned()).filter(|name| !name.is_empty()),
         objects_per_call: None,
+        examples: Vec::new(),
         stack: vec![],
         ..lost_copy()
     })

@@ -1,0 +1,72 @@
+//! What a check looks at.
+
+/// What a check looks at, beside the positive control. All are cheap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checks {
+    /// Blocks of memory, and memory mappings.
+    pub memory: bool,
+    /// File descriptors left open.
+    pub fds: bool,
+    /// Threads left running, or ended and not joined.
+    pub threads: bool,
+    /// Child processes left running, or ended and not waited for.
+    pub children: bool,
+    /// Files and folders left in `$TMPDIR`, `/tmp`, `/var/tmp` or `/dev/shm`.
+    pub files: bool,
+    /// Signal handlers that were changed: a remark, no finding.
+    pub signals: bool,
+    /// Objects that the runtime's garbage collector cannot free; and a remark on those that only it frees.
+    pub garbage: bool,
+}
+
+impl Checks {
+    /// The names, in the order of the fields.
+    pub const NAMES: [&str; 7] = ["memory", "fds", "threads", "children", "files", "signals", "garbage"];
+
+    /// Everything.
+    pub const ALL: Checks = Checks {
+        memory: true,
+        fds: true,
+        threads: true,
+        children: true,
+        files: true,
+        signals: true,
+        garbage: true,
+    };
+
+    /// Only what is named.
+    ///
+    /// # Errors
+    ///
+    /// The first name that is none of [`Checks::NAMES`].
+    pub fn only<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Checks, &'a str> {
+        let mut checks = Checks {
+            memory: false,
+            fds: false,
+            threads: false,
+            children: false,
+            files: false,
+            signals: false,
+            garbage: false,
+        };
+        for name in names {
+            *match name {
+                "memory" => &mut checks.memory,
+                "fds" => &mut checks.fds,
+                "threads" => &mut checks.threads,
+                "children" => &mut checks.children,
+                "files" => &mut checks.files,
+                "signals" => &mut checks.signals,
+                "garbage" => &mut checks.garbage,
+                unknown => return Err(unknown),
+            } = true;
+        }
+        Ok(checks)
+    }
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Checks::ALL
+    }
+}

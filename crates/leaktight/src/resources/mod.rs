@@ -1,0 +1,259 @@
+//! What calls leave behind beside memory: descriptors, threads, child processes, temporary files.
+//!
+//! Which of them exist is asked of the system between calls; the hooks only add which call made each,
+//! and where. What was there before the first judged call counts as nobody's.
+
+mod list;
+mod name;
+mod signals;
+
+use std::collections::BTreeMap;
+
+use leaktight_hooks::{self as hooks, Mark};
+use leaktight_report::{Finding, Kind, Severity, sentence};
+use leaktight_verdict::{Amount, Births, Certainty, Site, SiteFinding};
+
+use crate::checks::Checks;
+use crate::origin::Origins;
+use crate::sites::{LAST_CALL, Sites};
+use crate::subject::Subject;
+use signals::Handlers;
+
+/// One thing, for as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Thing {
+    /// Its number.
+    Descriptor(i32),
+    /// The kernel's number for it.
+    Thread(i32),
+    /// Its process number.
+    Child(i32),
+    /// The place of its mark among those of all files.
+    File(u64),
+    /// The place in the runtime's list of objects that cannot be collected.
+    Garbage(u64),
+}
+
+impl Thing {
+    fn kind(self) -> Kind {
+        match self {
+            Thing::Descriptor(_) => Kind::Fd,
+            Thing::Thread(_) => Kind::Thread,
+            Thing::Child(_) => Kind::Child,
+            Thing::File(_) => Kind::File,
+            Thing::Garbage(_) => Kind::Garbage,
+        }
+    }
+}
+
+/// Follows what exists from call to call.
+pub(crate) struct Resources {
+    checks: Checks,
+    /// Those that calls left behind so far.
+    known: BTreeMap<Thing, Mark>,
+    /// Those from before the first judged call.
+    from_before: BTreeMap<Thing, Mark>,
+    /// The call after which was looked last.
+    looked_at: u32,
+    /// How many descriptors were open then.
+    descriptors: usize,
+    handlers: Option<Handlers>,
+}
+
+impl Resources {
+    /// To be called before the first call.
+    pub(crate) fn new(checks: Checks) -> Resources {
+        Resources {
+            checks,
+            known: BTreeMap::new(),
+            from_before: BTreeMap::new(),
+            looked_at: 0,
+            descriptors: 0,
+            handlers: checks.signals.then(Handlers::now),
+        }
+    }
+
+    /// What exists now, after the warm-up, is nobody's.
+    pub(crate) fn begin(&mut self, call: u32, subject: &mut impl Subject) {
+        self.look(call, subject);
+        self.from_before = std::mem::take(&mut self.known);
+    }
+
+    /// Looks what exists after this call.
+    pub(crate) fn look(&mut self, call: u32, subject: &mut impl Subject) {
+        let mut now: BTreeMap<Thing, Option<Mark>> = BTreeMap::new();
+        if self.checks.fds {
+            let open = list::descriptors();
+            self.descriptors = open.len();
+            now.extend(
+                open.into_iter()
+                    .map(|number| (Thing::Descriptor(number), hooks::opened(number))),
+            );
+        }
+        if self.checks.threads {
+            now.extend(list::threads());
+        }
+        if self.checks.children {
+            now.extend(list::children().into_iter().map(|number| (Thing::Child(number), None)));
+        }
+        if self.checks.files {
+            now.extend(list::files());
+        }
+        if self.checks.garbage {
+            now.extend((0..subject.uncollectable() as u64).map(|at| (Thing::Garbage(at), None)));
+        }
+        // A number that was given out again since is another thing.
+        let is_same = |thing: &Thing, then: &mut Mark| match now.get(thing) {
+            Some(Some(mark)) => mark.birth <= then.birth || mark.birth > call,
+            Some(None) => true,
+            None => false,
+        };
+        self.from_before.retain(is_same);
+        self.known.retain(is_same);
+        let new: Vec<(Thing, Option<Mark>)> = now
+            .into_iter()
+            .filter(|(thing, _)| !self.known.contains_key(thing) && !self.from_before.contains_key(thing))
+            .collect();
+        let since = self.looked_at;
+        let is_recent = |mark: &Mark| (since + 1..=call).contains(&mark.birth);
+        for kind in [Kind::Fd, Kind::Thread, Kind::Child, Kind::File, Kind::Garbage] {
+            let (seen, unseen): (Vec<_>, Vec<_>) = new
+                .iter()
+                .copied()
+                .filter(|(thing, _)| thing.kind() == kind)
+                .partition(|(_, mark)| mark.as_ref().is_some_and(is_recent));
+            self.known
+                .extend(seen.into_iter().filter_map(|(thing, mark)| Some((thing, mark?))));
+            // Nobody saw who made these: they are spread over the calls since the last look.
+            let (count, calls) = (unseen.len() as u64, u64::from(call - since));
+            for (at, (thing, _)) in (1u64..).zip(unseen) {
+                let mark = Mark {
+                    birth: since + (at * calls).div_ceil(count) as u32,
+                    ..Mark::default()
+                };
+                self.known.insert(thing, mark);
+            }
+        }
+        self.looked_at = call;
+    }
+
+    /// Whether calls have used up half of the descriptors that this process may have. More would make
+    /// them fail, and the process with them.
+    pub(crate) fn run_out(&self) -> bool {
+        self.descriptors > list::most_descriptors() / 2 && self.of_kind(Kind::Fd).count() > self.descriptors / 2
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Thing, Mark)> {
+        let of_kind = self.known.iter().filter(move |(thing, _)| thing.kind() == kind);
+        of_kind.map(|(thing, mark)| (*thing, *mark))
+    }
+
+    /// What calls left behind, by kind and place.
+    pub(crate) fn sites(&self, sites: &mut Sites) -> Vec<Site> {
+        let mut found: Vec<Site> = Vec::new();
+        for (thing, mark) in &self.known {
+            if !(1..=LAST_CALL).contains(&mark.birth) {
+                continue;
+            }
+            let number = sites.number(Some(thing.kind()), mark.stack, mark.foreign);
+            let at = found.iter().position(|site| site.id == number).unwrap_or_else(|| {
+                found.push(Site {
+                    id: number,
+                    told: !sites.place(number).unknown,
+                    births: Births::default(),
+                    lost: Births::default(),
+                    peers: Amount::default(),
+                    scarce: true,
+                });
+                found.len() - 1
+            });
+            found[at].births.add(mark.birth, 0);
+        }
+        found
+    }
+
+    /// The findings at sites of this room, one for each kind and visible stack.
+    pub(crate) fn findings<S: Subject>(
+        &self,
+        found: &[SiteFinding],
+        sites: &mut Sites,
+        subject: &mut S,
+    ) -> Vec<Finding> {
+        let mut origins = Origins::new();
+        let mut findings: Vec<(Finding, Vec<SiteFinding>, Births)> = Vec::new();
+        for of in found {
+            let Some(kind) = sites.place(of.site).kind else {
+                continue;
+            };
+            let here: Vec<(Thing, Mark)> = self
+                .of_kind(kind)
+                .filter(|(_, mark)| sites.number(Some(kind), mark.stack, mark.foreign) == of.site)
+                .collect();
+            let stack = here.first().and_then(|(_, mark)| leaktight_stacks::stack(mark.stack));
+            let origin = origins.of(&stack.unwrap_or_default(), subject);
+            let mut births = Births::default();
+            here.iter().for_each(|(_, mark)| births.add(mark.birth, 0));
+            let examples = name::examples(here.iter().map(|(thing, _)| *thing), subject);
+            let known = findings
+                .iter_mut()
+                .find(|(finding, ..)| finding.kind == kind && finding.stack == origin.frames);
+            if let Some((finding, sites, all)) = known {
+                sites.push(*of);
+                all.join(&births);
+                name::add(&mut finding.examples, examples.names);
+                continue;
+            }
+            let mut finding = Finding {
+                kind,
+                certainty: leaktight_report::Certainty::Growing,
+                severity: Severity::Error,
+                blocks_per_call: 0.0,
+                bytes_per_call: 0.0,
+                block_size: None,
+                every: None,
+                allocator: String::new(),
+                via: origin.via,
+                objects_per_call: None,
+                type_name: examples.type_name,
+                examples: Vec::new(),
+                holder: None,
+                stack: origin.frames,
+                message: String::new(),
+            };
+            name::add(&mut finding.examples, examples.names);
+            findings.push((finding, vec![*of], births));
+        }
+        let finish = |(mut finding, sites, births): (Finding, Vec<SiteFinding>, Births)| {
+            let from = sites.iter().map(|site| site.births.0).max().unwrap_or(0);
+            let to = sites.iter().map(|site| site.births.1).min().unwrap_or(0);
+            let rate = births.rate(from, to);
+            (finding.blocks_per_call, finding.every) = (rate.blocks, rate.every.map(u64::from));
+            debug_assert!(sites.iter().all(|site| site.certainty == Certainty::Growing));
+            finding.message = sentence(&finding);
+            finding
+        };
+        findings.into_iter().map(finish).collect()
+    }
+
+    /// What is no leak, and still worth knowing.
+    pub(crate) fn remarks(&self, subject: &mut impl Subject) -> Vec<String> {
+        let mut remarks: Vec<String> = self.changed_handlers().into_iter().collect();
+        if self.checks.garbage {
+            remarks.extend(subject.remarks());
+        }
+        remarks
+    }
+
+    fn changed_handlers(&self) -> Option<String> {
+        let changed = self.handlers.as_ref()?.changed();
+        let (handlers, them) = match changed.len() {
+            0 => return None,
+            1 => ("handler", "it"),
+            _ => ("handlers", "them"),
+        };
+        let names = changed.join(", ");
+        Some(format!(
+            "the calls changed the {handlers} of {names}, and did not put {them} back"
+        ))
+    }
+}
