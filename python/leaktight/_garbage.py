@@ -1,14 +1,14 @@
-"""Which objects a call leaves to the garbage collector, and how they refer to each other."""
+"""Which objects a call leaves to the garbage collector."""
 
 from __future__ import annotations
 
-import collections
 import gc
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Optional
 
+from leaktight import _cycles
 from leaktight.errors import UncollectableGarbageError
 
 
@@ -74,11 +74,7 @@ class GCDebugger:
         leaked = self.leaked_objects()
         if not leaked:
             return None
-        kinds = collections.Counter(type(obj).__name__ for obj in leaked)
-        note = "by type: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-        cycle = readable_cycle(leaked, self.after)
-        if cycle is not None:
-            note += f"\na cycle: {cycle}"
+        note = f"made of: {_cycles.describe(leaked)}"
         return UncollectableGarbageError(len(leaked), name, extras=leaked, note=note)
 
     def check(self, fun: Callable[..., Any]) -> None:
@@ -86,66 +82,3 @@ class GCDebugger:
         error = self.error(getattr(fun, "__qualname__", str(fun)))
         if error is not None:
             raise error
-
-
-def readable_cycle(starts: list[Any], among: list[Any]) -> Optional[str]:
-    """One of the shortest cycles from one of the objects to itself, as "Node.children -> list[0] -> Node"."""
-    MOST_STARTS = 100
-    known = {id(obj) for obj in among}
-    cycles = [(start, _cycle(start, known)) for start in starts[:MOST_STARTS]]
-    # Seen from an object of the program's own class, not from a list or dict on the way.
-    best = min(
-        ((type(start).__module__ == "builtins", len(cycle), cycle) for start, cycle in cycles if cycle is not None),
-        default=None,
-    )
-    return None if best is None else best[-1]
-
-
-def _cycle(start: object, known: set[int]) -> Optional[str]:
-    """The shortest way from an object to itself, over objects with the known ids."""
-    paths: collections.deque[tuple[object, str]] = collections.deque([(start, "")])
-    seen: set[int] = set()
-    while paths:
-        obj, path = paths.popleft()
-        for label, target in _references(obj):
-            step = f"{path}{type(obj).__name__}{label} -> "
-            if target is start:
-                return step + type(start).__name__
-            if id(target) in known and id(target) not in seen:
-                seen.add(id(target))
-                paths.append((target, step))
-    return None
-
-
-def _references(obj: object) -> Iterator[tuple[str, object]]:
-    """What an object refers to, and how a programmer would write that."""
-    named: set[int] = set()
-    for label, target in _named_references(obj):
-        named.add(id(target))
-        yield label, target
-    for target in gc.get_referents(obj):
-        if id(target) not in named:
-            yield "", target
-
-
-def _named_references(obj: object) -> Iterator[tuple[str, object]]:
-    if isinstance(obj, dict):
-        yield from ((f"[{key!r}]" if type(key) in (str, int) else "[...]", value) for key, value in obj.items())
-    elif isinstance(obj, (list, tuple)):
-        yield from ((f"[{at}]", value) for at, value in enumerate(obj))
-    elif isinstance(obj, types.FunctionType):
-        cells = zip(obj.__code__.co_freevars, obj.__closure__ or ())
-        yield from ((f"'s variable {name}", cell) for name, cell in cells)
-    # Not by getattr, which could run the program's own code.
-    has_dict = getattr(type(obj), "__dictoffset__", 0) != 0
-    attributes = object.__getattribute__(obj, "__dict__") if has_dict else {}
-    if isinstance(attributes, dict):
-        yield from ((f".{name}", value) for name, value in attributes.items())
-    for cls in type(obj).__mro__:
-        for name, slot in vars(cls).items():
-            if isinstance(slot, types.MemberDescriptorType):
-                try:
-                    yield f".{name}", slot.__get__(obj)
-                except AttributeError:
-                    pass  # Never assigned.
-
