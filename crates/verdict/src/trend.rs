@@ -32,12 +32,13 @@ impl Trend {
         self.rise(last_octave(calls)).is_some()
     }
 
-    /// Whether it also rose from the octave before to the last one; a single step is over by then.
+    /// Whether it also rose from the octave before to the last one, and from that to what is known of the
+    /// next; a single step is over by then.
     pub(crate) fn still_rises(&self, calls: u32) -> bool {
         let last = last_octave(calls);
         let low = |octave| self.range(octave).map(|(low, _)| low);
-        let rose = low(last).zip(low(last - 1)).is_some_and(|(now, before)| now > before);
-        rose && self.rises(calls)
+        let rose = |from, to| low(to).zip(low(from)).is_some_and(|(now, before)| now > before);
+        self.rises(calls) && rose(last - 1, last) && (low(last + 1).is_none() || rose(last, last + 1))
     }
 
     /// Whether the rise has gone on over five octaves and keeps pace with their length: it at least
@@ -52,7 +53,7 @@ impl Trend {
         let ((low, _), (earlier_low, earlier_high)) = (self.range(octave)?, self.range(octave - 2)?);
         // Below a quarter of a byte per call it is a counter that got one more digit.
         let least = (1u64 << octave) / 4;
-        (low >= earlier_high && low >= earlier_low + least).then(|| low - earlier_low)
+        (low > earlier_high && low >= earlier_low + least).then(|| low - earlier_low)
     }
 
     fn range(&self, octave: i64) -> Option<(u64, u64)> {
@@ -99,7 +100,16 @@ mod tests {
             assert!(!trend(series).rises(16_384), "{name}");
         }
         let step = trend(|call| if call < 3000 { 0 } else { 65_536 });
-        assert!(step.rises(16_384) && !step.still_rises(16_384), "one step");
+        assert!(!step.rises(16_384) && !step.still_rises(16_384), "one step");
+        // A namespace that is rebuilt larger a few times, and for the last time at call 4,000.
+        let namespace = trend(|call| match call {
+            0..512 => 1 << 10,
+            512..1024 => 2 << 10,
+            1024..4000 => 5 << 10,
+            _ => 600 << 10,
+        });
+        assert!(!namespace.keeps_rising(16_384), "a last step");
+        assert!(namespace.rises(12_000) && !namespace.still_rises(12_000), "a last step, seen early");
         assert!(
             !trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384),
             "logarithmic"
