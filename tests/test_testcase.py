@@ -486,6 +486,157 @@ def test_the_collector_is_left_as_it_was(holds):
     """)
 
 
+# Resources.
+
+
+def test_a_descriptor_that_stays_open(holds):
+    holds("""
+        kept = []
+        error = failure(UnclosedFdError, lambda: kept.append(open("/dev/null")))
+        assert (error.count, error.calls, error.fun_name) == (1, 1, "<lambda>")
+        text = str(error)
+        assert text.startswith("detected 1 unclosed file descriptor after calling '<lambda>' 1 time:\\n* "), text
+        [extra] = error.extras
+        assert extra.path == "/dev/null" and extra.fd in [file.fileno() for file in kept]
+        assert "LEAK  <lambda>()" in text and error.report.findings[0].kind == "fd", text
+        # It is closed, or replaced by the next.
+        passes(lambda: open("/dev/null").close())
+        box = {}
+        passes(lambda: box.update(file=os.fdopen(os.open("/dev/null", os.O_RDONLY))) if box.clear() is None else 0)
+        for file in kept:
+            file.close()
+    """)
+
+
+def test_a_socket_is_told_with_its_type_and_address(holds):
+    holds("""
+        import socket
+        kept = []
+        def listen():
+            kept.append(socket.create_server(("127.0.0.1", 0)))
+        error = failure(UnclosedFdError, listen)
+        [extra] = error.extras
+        assert (extra.family, extra.type, extra.listening) == (socket.AF_INET, socket.SOCK_STREAM, True), extra
+        assert extra.laddr in [end.getsockname() for end in kept] and extra.raddr == (), extra
+        assert "SOCK_STREAM" in repr(error) and "TCP socket 127.0.0.1:" in str(error), error
+        # Looking does not close it.
+        assert kept[-1].fileno() != -1 and kept[-1].getsockname()
+        passes(lambda: socket.create_server(("127.0.0.1", 0)).close())
+        for end in kept:
+            end.close()
+    """)
+
+
+def test_all_that_one_call_leaves_open_is_counted(holds):
+    holds("""
+        error = failure(UnclosedFdError, os.pipe)
+        assert (error.count, error.calls, len(error.extras)) == (2, 1, 2)
+        assert all(extra.path.startswith("pipe:") for extra in error.extras), error.extras
+        assert "detected 2 unclosed file descriptors after calling 'pipe' 1 time" in str(error), error
+        def closed():
+            for end in os.pipe():
+                os.close(end)
+        passes(closed)
+    """)
+
+
+def test_a_descriptor_lost_in_every_third_call(holds):
+    holds("""
+        third = Counted(lambda: third.calls % 3 == 0 and os.open("/dev/null", os.O_RDONLY))
+        error = failure(UnclosedFdError, third)
+        assert (error.count, error.calls) == (1, 3), error
+        assert "detected 1 unclosed file descriptor after calling 'Counted' 3 times" in str(error), error
+        for once in (1, 5, 40):
+            opened_once = Counted(lambda: opened_once.calls == once and os.open("/dev/null", os.O_RDONLY))
+            passes(opened_once)
+    """)
+
+
+def test_redirected_output_is_no_leak(holds, tmp_path):
+    holds(f"""
+        def redirect(number, path):
+            file = os.open(path, os.O_CREAT | os.O_WRONLY)
+            os.dup2(file, number)
+            os.close(file)
+        passes(lambda: redirect(1, {str(tmp_path / "out")!r}))
+        passes(lambda: redirect(2, {str(tmp_path / "err")!r}))
+    """)
+
+
+def test_a_python_thread_that_is_left_running(holds):
+    holds("""
+        stop, started = threading.Event(), []
+        def start():
+            started.append(threading.Thread(target=stop.wait, name="waiting"))
+            started[-1].start()
+        error = failure(UnclosedPythonThreadError, start)
+        [extra] = error.extras
+        assert (error.count, extra in started) == (1, True), error
+        assert str(error).startswith("detected 1 unclosed Python thread after calling 'start' 1 time:"), error
+        assert "Python thread `waiting`" in str(error), error
+        stop.set()
+        for thread in started:
+            thread.join()
+        def joined():
+            thread = threading.Thread(target=int)
+            thread.start()
+            thread.join()
+        passes(joined)
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(4) as pool:
+            passes(lambda: pool.submit(int).result())
+    """)
+
+
+def test_native_threads_that_are_left_running_or_never_joined(holds):
+    holds("""
+        error = failure(UnclosedNativeThreadError, zoo.thread_left_running)
+        [extra] = error.extras
+        assert error.count == 1 and os.path.exists(f"/proc/self/task/{extra.id}"), error
+        text = str(error)
+        assert text.startswith("detected 1 unclosed native C thread after calling 'thread_left_running' 1 time:"), text
+        assert "running" in text and "zoo_threads.c" in text, text
+        error = failure(UnclosedNativeThreadError, zoo.thread_never_joined)
+        assert error.count == 1 and "ended, never joined" in str(error), error
+        passes(zoo.twin_thread_joined)
+        passes(zoo.twin_thread_detached)
+        passes(zoo.twin_lazy_pool)
+        # The threads that were left waiting need not be waited for.
+        sys.stdout.flush()
+        os._exit(0)
+    """)
+
+
+def test_checkers_switch_the_resources(holds):
+    holds("""
+        stop = threading.Event()
+        def both():
+            threading.Thread(target=stop.wait, daemon=True).start()
+            os.dup(0)
+        only = lambda *names: {"checkers": Checkers.only(*names), "times": 64}
+        failure(UnclosedPythonThreadError, both, **only("fds", "py_threads"))
+        failure(UnclosedFdError, both, **only("fds", "c_threads"))
+        passes(both, **only("c_threads", "gcgarbage", "handles", "refcounts"))
+        stop.set()
+        sys.stdout.flush()
+        os._exit(0)
+    """)
+
+
+def test_resources_come_before_garbage_and_garbage_before_memory(holds):
+    holds("""
+        class Node: pass
+        def all_at_once():
+            node = Node()
+            node.self = node
+            zoo.leak_malloc()
+            os.dup(0)
+        failure(UnclosedFdError, all_at_once)
+        failure(UncollectableGarbageError, all_at_once, checkers=Checkers.exclude("fds"))
+        failure(MemoryLeakError, all_at_once, checkers=Checkers.exclude("fds", "gcgarbage"))
+    """)
+
+
 # The zoo.
 
 ZOO = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 from collections.abc import Collection
 from typing import Any, Optional, Union
@@ -48,19 +49,18 @@ class UnclosedResourceError(LeakError):
         self.calls = calls
         self.report = report
         self.note = note
-        super().__init__(count, fun_name, extras)
+        things, times = _many(count, f"{self.verb} {self.resource_name}"), _many(calls, "time")
+        first = f"detected {things} after calling {fun_name!r} {times}" + ":" * bool(extras)
+        super().__init__("\n".join([first, *(f"* {described(extra)}" for extra in extras or ())]))
 
     def __str__(self) -> str:
-        things, times = (_many(self.count, self.resource_name), _many(self.calls, "time"))
-        first = f"detected {things.replace(' ', f' {self.verb} ', 1)} after calling {self.fun_name!r} {times}"
-        lines = [first + ":" * bool(self.extras), *(f"* {described(extra)}" for extra in self.extras or ())]
-        parts = ["\n".join(lines), self.note, str(self.report or "")]
+        parts = (self.args[0], self.note, str(self.report or ""))
         return "\n\n".join(part for part in parts if part)
 
     def __reduce__(self) -> Any:
         # Threads and garbage cannot go to another process, as that of a test runner; what they are can.
         state = {**self.__dict__, "extras": _sendable(self.extras)}
-        return type(self), (self.count, self.fun_name), state
+        return copyreg.__newobj__, (type(self), *self.args), state  # type: ignore[attr-defined]
 
 
 class UnclosedFdError(UnclosedResourceError):
@@ -118,12 +118,5 @@ def _sendable(extras: Optional[Collection[Any]]) -> Union[Collection[Any], None]
     try:
         pickle.dumps(extras)
     except Exception:
-        return [_Description(described(extra)) for extra in extras or ()]
+        return [described(extra) for extra in extras or ()]
     return extras
-
-
-class _Description(str):
-    """Stands for an object, and is shown like it."""
-
-    __slots__ = ()
-    __repr__ = str.__str__

@@ -222,11 +222,13 @@ def _is_descriptor(finding: Finding) -> bool:
 
 
 def _is_python_thread(finding: Finding) -> bool:
-    return finding.kind == "thread" and finding.type_name is not None
+    # Threads of several classes share no type.
+    named = any(example.startswith("Python thread") for example in finding.examples)
+    return finding.kind == "thread" and (finding.type_name is not None or named)
 
 
 def _is_native_thread(finding: Finding) -> bool:
-    return finding.kind == "thread" and finding.type_name is None
+    return finding.kind == "thread" and not _is_python_thread(finding)
 
 
 def _memory_leak(findings: list[Finding], options: Options, report: Report) -> Optional[MemoryLeakError]:
