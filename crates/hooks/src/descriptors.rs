@@ -209,21 +209,19 @@ unsafe fn plain(descriptor: c_int) -> c_int {
 }
 
 unsafe fn of_stream(stream: *mut libc::FILE) -> c_int {
-    // SAFETY: a stream that was just opened, or null.
     if stream.is_null() {
-        -1
-    } else {
-        unsafe { libc::fileno(stream) }
+        return -1;
     }
+    // SAFETY: a stream that was just opened.
+    unsafe { libc::fileno(stream) }
 }
 
 unsafe fn of_folder(folder: *mut libc::DIR) -> c_int {
-    // SAFETY: a folder that was just opened, or null.
     if folder.is_null() {
-        -1
-    } else {
-        unsafe { libc::dirfd(folder) }
+        return -1;
     }
+    // SAFETY: a folder that was just opened.
+    unsafe { libc::dirfd(folder) }
 }
 
 pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[

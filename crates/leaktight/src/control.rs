@@ -6,13 +6,15 @@ use std::ffi::{c_int, c_void};
 use leaktight_hooks as hooks;
 use leaktight_report::Control;
 
+use crate::checks::Checks;
+use crate::resources;
 use crate::subject::{Planted, Subject};
 
 /// The birth of planted blocks.
 const CONTROL: u32 = u32::MAX - 1;
 
 /// Plants, looks, and takes everything away again. What was missed in any run of it stays noted.
-pub(crate) fn run<S: Subject>(subject: &mut S, control: &mut Control) {
+pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, control: &mut Control) {
     hooks::leave_call(CONTROL);
     let planted = hooks::watched(|| {
         let mut planted = vec![plant_in_libc()];
@@ -36,7 +38,10 @@ pub(crate) fn run<S: Subject>(subject: &mut S, control: &mut Control) {
         missed.push("the release of a freed block");
     }
     let addresses: Vec<usize> = planted.iter().map(|planted| planted.address).collect();
-    control.planted = planted.len() as u32;
+    control.planted = planted.len() as u32 + u32::from(checks.fds);
+    if checks.fds {
+        missed.extend(missed_descriptor());
+    }
     hooks::watched(|| planted.into_iter().for_each(|planted| (planted.free)()));
     if self::seen().keys().any(|address| addresses.contains(address)) {
         missed.push("the release of a planted block");
@@ -47,6 +52,21 @@ pub(crate) fn run<S: Subject>(subject: &mut S, control: &mut Control) {
         }
     }
     control.caught = control.planted.saturating_sub(control.missed.len() as u32);
+}
+
+/// What was missed of a descriptor that is opened and closed again.
+fn missed_descriptor() -> Option<&'static str> {
+    // SAFETY: makes a descriptor, which is closed below; -1 where none can be had.
+    let planted = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+    let is_listed = || resources::descriptors().contains(&planted);
+    let open = is_listed();
+    // SAFETY: opened above, and nobody else knows it.
+    unsafe { libc::close(planted) };
+    match (open, is_listed()) {
+        (false, _) => Some("an open descriptor"),
+        (true, true) => Some("the closing of a descriptor"),
+        (true, false) => None,
+    }
 }
 
 fn seen() -> HashMap<usize, usize> {

@@ -63,10 +63,10 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         run.call()?;
     }
     run.settle();
-    control::run(run.subject, &mut control);
+    control::run(run.subject, check.checks, &mut control);
     run.resources.begin(run.calls, run.subject);
     let (outcome, spent, survey, reach) = run.judge_all()?;
-    control::run(run.subject, &mut control);
+    control::run(run.subject, check.checks, &mut control);
     if hooks::overflowed() {
         control
             .missed

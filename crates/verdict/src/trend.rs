@@ -109,7 +109,10 @@ mod tests {
             _ => 600 << 10,
         });
         assert!(!namespace.keeps_rising(16_384), "a last step");
-        assert!(namespace.rises(12_000) && !namespace.still_rises(12_000), "a last step, seen early");
+        assert!(
+            namespace.rises(12_000) && !namespace.still_rises(12_000),
+            "a last step, seen early"
+        );
         assert!(
             !trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384),
             "logarithmic"

@@ -9,7 +9,7 @@ use leaktight_hooks::{self as hooks, Mark};
 use super::Thing;
 
 /// The open descriptors of this process.
-pub(super) fn descriptors() -> Vec<i32> {
+pub(crate) fn descriptors() -> Vec<i32> {
     // The folder's own descriptor is closed again by the time anybody looks.
     let listed = numbers("/proc/self/fd");
     // SAFETY: F_GETFD only asks.

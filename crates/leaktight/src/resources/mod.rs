@@ -17,6 +17,7 @@ use crate::checks::Checks;
 use crate::origin::Origins;
 use crate::sites::{LAST_CALL, Sites};
 use crate::subject::Subject;
+pub(crate) use list::descriptors;
 use signals::Handlers;
 
 /// One thing, for as long as it exists.
