@@ -25,8 +25,9 @@ test-rust: ## the Rust crates, and a crate of a user's
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
 
-test-pythons: $(SITE)/.done ## the zoo and the resources on every CPython 3.9 to 3.13 that is found here
-	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py tests/test_resources.py
+test-pythons: $(SITE)/.done ## the zoo, resources and the test case on every CPython 3.9 to 3.13 that is found here
+	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q \
+		tests/test_zoo.py tests/test_pythons.py tests/test_resources.py tests/test_testcase.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
@@ -52,10 +53,9 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(VENV)/.done: Makefile
+$(VENV)/.done: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'pytest>=8,<9' 'maturin>=1.9,<2' \
-		'mypy>=1.11,<2'
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
 	touch $@
 
 # The wheel as a user gets it, unpacked.

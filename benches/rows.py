@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Mapping, Optional, Sequence
 
-from measure import PAIRS, PROFILE, Variant
+from measure import PAIRS, PROFILE, PSUTIL_TESTS, SITE, Variant
 
 MEMRAY = ("-m", "memray", "run", "--quiet", "--trace-python-allocators", "--force", "--output", PROFILE)
 
@@ -25,6 +25,8 @@ class Row:
     scale: float
     #: The most that the compared figure may be; None where nothing was promised.
     limit: Optional[float]
+    #: How often at most; fewer where one sample takes long.
+    repeats: int = 7
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,19 @@ ROWS = (
         "ns",
         1,
         25,
+    ),
+    Row(
+        "psutil",
+        "CPU time of psutil's test_memleaks.py",
+        (
+            Variant("leaktight", ("memleaks.py", "leaktight", SITE, PSUTIL_TESTS)),
+            Variant("psleak", ("memleaks.py", "psleak", SITE, PSUTIL_TESTS), environment={"PYTHONMALLOC": "malloc", "PYTHONUNBUFFERED": "1"}),
+        ),
+        "ratio",
+        "s",
+        1,
+        0.45,
+        repeats=3,
     ),
     workload("workload", "slow-down of a Python workload, without stacks", "", 2.5),
     workload("stacks", "slow-down of a Python workload with a stack for each allocation", "stacks-", None),

@@ -18,6 +18,7 @@ def check(
     period: Optional[int] = None,
     raises: Optional[type[BaseException]] = None,
     checks: Optional[list[str]] = None,
+    trim: Optional[Callable[[], Any]] = None,
 ) -> str: ...
 CHECKS: list[str]
 

@@ -54,9 +54,9 @@ impl Depth {
     }
 }
 
-/// Checks `function(*arguments)` and returns the report as JSON.
+/// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -68,6 +68,7 @@ pub(crate) fn check(
     period: Option<u32>,
     raises: Option<Py<PyAny>>,
     checks: Option<Vec<String>>,
+    trim: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -78,7 +79,7 @@ pub(crate) fn check(
     };
     let watchdog = Watchdog::start(depth.time(), None);
     let callee = Callee::Function(function, arguments);
-    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?;
+    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?.trim_with(trim);
     match run(&depth, &mut subject) {
         Ok(report) => Ok(report.to_json()),
         Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),
@@ -102,7 +103,7 @@ pub(crate) fn known(names: &[String]) -> PyResult<Checks> {
 /// Runs a check; the call's own exception comes back as it is.
 pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Report> {
     match depth.check().run(subject) {
-        Ok(report) => Ok(report),
+        Ok(report) => subject.trouble().map_or(Ok(report), Err),
         // Raised in the middle of the call, without a word.
         Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
             let message = format!(

@@ -32,6 +32,10 @@ pub(crate) struct PythonSubject<'py> {
     raises: Option<Py<PyAny>>,
     /// `types.CoroutineType`.
     coroutine: Py<PyAny>,
+    /// Frees the caches of the program under test.
+    trim: Option<Py<PyAny>>,
+    /// What `trim` raised; settling cannot fail, so the next call does.
+    trouble: Option<PyErr>,
     at_rest: AtRest,
     garbage: Garbage,
     /// Calls that were made.
@@ -62,6 +66,8 @@ impl<'py> PythonSubject<'py> {
             frames_work: frames::install(py),
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            trim: None,
+            trouble: None,
             at_rest: AtRest::new(py)?,
             garbage: Garbage::new(py)?,
             calls: 0,
@@ -69,6 +75,16 @@ impl<'py> PythonSubject<'py> {
             watchdog,
             show_progress,
         })
+    }
+
+    pub(crate) fn trim_with(mut self, trim: Option<Py<PyAny>>) -> Self {
+        self.trim = trim;
+        self
+    }
+
+    /// What went wrong and nobody has heard of yet.
+    pub(crate) fn trouble(&mut self) -> Option<PyErr> {
+        self.trouble.take()
     }
 
     pub(crate) fn py(&self) -> Python<'py> {
@@ -111,6 +127,9 @@ impl Subject for PythonSubject<'_> {
     type Error = PyErr;
 
     fn call(&mut self) -> Result<(), PyErr> {
+        if let Some(why) = self.trouble() {
+            return Err(why);
+        }
         self.calls += 1;
         self.watchdog.call_begins();
         let result = self.call_raw();
@@ -150,6 +169,12 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn settle(&mut self) {
+        if let Some(trim) = &self.trim {
+            // What it frees counts, but not what it keeps itself.
+            let result = leaktight::unwatched(|| trim.call0(self.py));
+            // The first one tells most.
+            self.trouble = self.trouble.take().or(result.err());
+        }
         self.at_rest.settle(self.py);
     }
 
