@@ -2,7 +2,7 @@
 //! allocator hooks.
 //!
 //! The only large unsafe room. [`start`] puts our functions into the slots, every
-//! allocation then passes through `native`, `mapping`, `pymem` or `threads`, is noted
+//! allocation then passes through `native`, `operators`, `mapping`, `pymem` or `threads`, is noted
 //! in the live set, and goes on to the real function; [`stop`] takes them out again.
 //! Nothing here judges, and nothing here allocates from a heap that it watches.
 //!
@@ -11,6 +11,7 @@
 
 mod mapping;
 mod native;
+mod operators;
 mod pymem;
 mod slots;
 mod state;

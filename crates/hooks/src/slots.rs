@@ -1,10 +1,9 @@
 //! Putting hooks into relocation slots, and taking them out.
 
 use std::ffi::CStr;
-use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{mapping, native, threads};
+use crate::{mapping, native, operators, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
@@ -31,8 +30,23 @@ pub struct PatchCount {
     pub slots: usize,
 }
 
-/// Every function that is replaced while tracking.
+/// Whether the allocator of this process serves operators itself.
+static HAS_OPERATORS: AtomicBool = AtomicBool::new(false);
+
+/// Every function that is replaced while tracking, if it is found.
 pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
+    always_replaced().chain(operators())
+}
+
+fn operators() -> &'static [ReplacedFunction] {
+    if HAS_OPERATORS.load(Ordering::Relaxed) {
+        operators::FUNCTIONS
+    } else {
+        &[]
+    }
+}
+
+fn always_replaced() -> impl Iterator<Item = &'static ReplacedFunction> {
     native::FUNCTIONS
         .iter()
         .chain(mapping::FUNCTIONS)
@@ -43,19 +57,46 @@ pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
 /// order, as the loader itself resolves it. (`dlsym(RTLD_DEFAULT)` would return the PLT stub
 /// of a non-PIE program.) Returns the name of an essential one that nobody defines.
 pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
+    let mut libc_serves = true;
     loaded_objects(|object| {
-        for function in replaced_functions() {
+        for function in always_replaced() {
             if function.real.load(Ordering::Relaxed) == 0
                 && let Some(address) = object.defines(function.name)
             {
                 function.real.store(address, Ordering::Relaxed);
             }
         }
+        libc_serves &= !is_allocator(object);
     });
+    if !libc_serves {
+        find_operators();
+    }
     let missing = native::FUNCTIONS[..native::ESSENTIAL]
         .iter()
         .find(|function| function.real.load(Ordering::Relaxed) == 0);
     missing.map_or(Ok(()), |function| Err(function.name))
+}
+
+/// Finds the operators that the allocator itself serves: of each the first definition in load order, if that
+/// is the allocator's.
+fn find_operators() {
+    HAS_OPERATORS.store(true, Ordering::Relaxed);
+    for function in operators() {
+        let mut first = None;
+        loaded_objects(|object| {
+            if first.is_none()
+                && let Some(address) = object.defines(function.name)
+            {
+                first = Some(if is_allocator(object) { address } else { 0 });
+            }
+        });
+        function.real.store(first.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Whether this object serves `malloc`, and is not libc.
+fn is_allocator(object: &LoadedObject<'_>) -> bool {
+    object.contains(native::MALLOC.load(Ordering::Relaxed)) && object.defines(c"__libc_start_main").is_none()
 }
 
 /// Puts the hooks into every slot that holds the real function. Safe to repeat: what is
@@ -66,7 +107,7 @@ pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
 pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
     let own = if skip_own { own_object() } else { None };
     let mut count = PatchCount::default();
-    let concerned = concerned();
+    let concerned = Concerned::new();
     loaded_objects(|object| {
         if own != Some(object.base) {
             let slots = object.slots().filter(|slot| patch(object, slot, &concerned)).count();
@@ -79,11 +120,11 @@ pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
 
 /// Gives every slot that still holds a hook its real function back.
 pub(crate) fn restore_all() {
-    let concerned = concerned();
+    let concerned = Concerned::new();
     loaded_objects(|object| {
         for slot in object.slots() {
             let value = read(&slot);
-            if concerned.contains(&value)
+            if concerned.may_contain(value)
                 && let Some(function) = replaced_functions().find(|function| function.hook.0 as usize == value)
             {
                 write(object, &slot, function.real.load(Ordering::Relaxed));
@@ -95,30 +136,56 @@ pub(crate) fn restore_all() {
 /// Patches by value: the slot must hold the real function, or be unresolved yet (then it points
 /// back into its own object's PLT). Never by name alone: CPython's `_decimal` for one fills the
 /// words relocated for `malloc` with `PyMem_Malloc`. Returns whether the slot holds our hook now.
-fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, concerned: &RangeInclusive<usize>) -> bool {
+fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, concerned: &Concerned) -> bool {
     let value = read(slot);
-    if !concerned.contains(&value) && !slot.lazy {
-        return false;
-    }
-    let is_hook = |function: &&ReplacedFunction| function.hook.0 as usize == value;
-    let is_real = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) == value;
-    if replaced_functions().any(|function| is_hook(&function)) {
+    let is_known = concerned.may_contain(value);
+    if is_known && replaced_functions().any(|function| function.hook.0 as usize == value) {
         return true;
     }
-    let function = if slot.lazy && slot.undefined && object.executes(value) {
-        let name = slot.symbol_name();
-        replaced_functions().find(|function| function.name == name && function.real.load(Ordering::Relaxed) != 0)
+    let is_real = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) == value;
+    let function = if is_known {
+        replaced_functions().find(is_real)
     } else {
-        replaced_functions().find(is_real).filter(|_| value != 0)
+        None
     };
+    let function = function.or_else(|| by_name(object, slot, value));
     function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
 }
 
-/// The addresses between which all hooks and all real functions lie: nearly every slot holds another.
-fn concerned() -> RangeInclusive<usize> {
-    let both = |function: &ReplacedFunction| [function.hook.0 as usize, function.real.load(Ordering::Relaxed)];
-    let all = || replaced_functions().flat_map(both).filter(|address| *address != 0);
-    all().min().unwrap_or(0)..=all().max().unwrap_or(usize::MAX)
+/// Whose address the loader will put into a slot that is not bound yet.
+fn by_name(object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> Option<&'static ReplacedFunction> {
+    // libstdc++, for one, defines the operators itself, but is bound to those of the allocator.
+    let waits = slot.lazy && object.executes(value) && (slot.undefined || !operators().is_empty());
+    let name = if waits { slot.symbol_name() } else { return None };
+    let has_name = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) != 0 && function.name == name;
+    let operator = operators().iter().find(has_name);
+    operator.or_else(|| always_replaced().find(has_name).filter(|_| slot.undefined))
+}
+
+/// The addresses of all hooks and all real functions, by some of their bits: nearly every slot holds another.
+struct Concerned([u64; 64]);
+
+impl Concerned {
+    fn new() -> Concerned {
+        let mut bits = [0; 64];
+        for function in replaced_functions() {
+            for address in [function.hook.0 as usize, function.real.load(Ordering::Relaxed)] {
+                let (word, bit) = Concerned::place(address);
+                bits[word] |= u64::from(address != 0) << bit;
+            }
+        }
+        Concerned(bits)
+    }
+
+    fn may_contain(&self, address: usize) -> bool {
+        let (word, bit) = Concerned::place(address);
+        address != 0 && self.0[word] >> bit & 1 == 1
+    }
+
+    /// Functions start at multiples of 16 bytes, as a rule.
+    fn place(address: usize) -> (usize, usize) {
+        (address >> 10 & 63, address >> 4 & 63)
+    }
 }
 
 /// The base of the shared object that this code lies in; `None` when that is the main program.
