@@ -7,7 +7,7 @@ SITE := build/site
 PY := $(VENV)/bin/python
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak clean
+.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,6 +34,9 @@ check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 	$(MAKE) test test-pythons
 
+check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
+	tests/check-platforms.sh
+
 bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its rival
 	PYTHONPATH=$(SITE) $(PY) benches/bench.py
 
@@ -50,9 +53,10 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(VENV)/.done: tests/requirements.txt
+$(VENV)/.done: Makefile tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' \
+		-r tests/requirements.txt
 	touch $@
 
 # The wheel as a user gets it, unpacked.

@@ -57,6 +57,11 @@ def workload(name: str, what: str, prefix: str, limit: Optional[float]) -> Row:
     return Row(name, what, variants, "slow-down", "x", 1, limit)
 
 
+def heap_info(name: str, what: str, free_chunks: int, unit: str, scale: float, limit: float) -> Row:
+    variants = [Variant(package, ("heap.py", package, str(free_chunks))) for package in ("leaktight", "psutil")]
+    return Row(name, what, variants, "ratio", unit, scale, limit)
+
+
 ROWS = (
     verdict("clean", "CPU time of the verdict on a function that does nothing", "noop", 1 / 5),
     verdict("leak", "CPU time of the verdict on 100 bytes of malloc lost per call", "malloc", 1 / 10),
@@ -89,6 +94,8 @@ ROWS = (
     ),
     workload("workload", "slow-down of a Python workload, without stacks", "", 2.5),
     workload("stacks", "slow-down of a Python workload with a stack for each allocation", "stacks-", None),
+    heap_info("heap-info", "CPU time of a heap_info() in a small process", 0, "us", 1e6, 0.4),
+    heap_info("heap-info-chunks", "CPU time of a heap_info() beside 500,000 free chunks", 500_000, "ms", 1e3, 1.05),
 )
 
 

@@ -9,7 +9,9 @@
 from typing import TYPE_CHECKING, Any
 
 from leaktight._check import CHECKS, check
-from leaktight._core import CheckError
+from leaktight._core import CheckError, heap_info, heap_trim
+from leaktight._exit import ExitStatus
+from leaktight._heap import Allocator, allocators, pheap
 from leaktight._report import Control, Environment, Finding, Frame, Report
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Allocator",
     "CHECKS",
     "CheckError",
     "Checkers",
     "Control",
     "Environment",
+    "ExitStatus",
     "Finding",
     "Frame",
     "LeakTest",
@@ -44,7 +48,11 @@ __all__ = [
     "UnclosedNativeThreadError",
     "UnclosedPythonThreadError",
     "UncollectableGarbageError",
+    "allocators",
     "check",
+    "heap_info",
+    "heap_trim",
+    "pheap",
 ]
 
 

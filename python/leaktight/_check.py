@@ -61,7 +61,9 @@ def check(
         raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
 
     name = call_text(fun, args)
-    options: dict[str, Any] = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks))
+    options: dict[str, Any] = dict(
+        max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks)
+    )
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
         return judge(name, fun, args, **options)
     import asyncio  # Slow to import, and rarely needed.

@@ -1,8 +1,13 @@
 from typing import Any, Callable, Optional
 
+from leaktight._heap import pheap
+
+__all__ = ["CheckError", "check", "heap_info", "heap_trim", "main", "render"]
+
 class CheckError(RuntimeError):
     """A leak check could not be carried out. Nothing is said about leaks."""
 
+def allocators() -> list[tuple[str, Optional[str], str, bool, Optional[int], Optional[int], Optional[int], Optional[str]]]: ...
 def check(
     name: str,
     function: Callable[..., Any],
@@ -16,6 +21,12 @@ def check(
     trim: Optional[Callable[[], Any]] = None,
 ) -> str: ...
 CHECKS: list[str]
+
+def heap_info() -> pheap:
+    """Ask the C allocator how much it has handed out."""
+
+def heap_trim() -> None:
+    """Ask the C allocator to give back to the system what it holds without using it."""
 
 def main(arguments: list[str]) -> int: ...
 def render(json: str, *, color: bool = False, width: int = 100) -> str: ...

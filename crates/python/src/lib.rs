@@ -8,7 +8,9 @@ mod cli;
 mod exit;
 mod frames;
 mod garbage;
+mod heap;
 mod holders;
+mod info;
 mod interpreter;
 mod judge;
 mod statement;
@@ -22,6 +24,8 @@ use pyo3::prelude::*;
 mod _core {
     #[pymodule_export]
     use super::cli::main;
+    #[pymodule_export]
+    use super::heap::{allocators, heap_info, heap_trim};
     #[pymodule_export]
     use super::judge::{CheckError, check, render};
     #[pymodule_export]
