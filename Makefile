@@ -53,10 +53,9 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(VENV)/.done: Makefile tests/requirements.txt
+$(VENV)/.done: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' \
-		-r tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
 	touch $@
 
 # The wheel as a user gets it, unpacked.
