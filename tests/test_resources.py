@@ -147,3 +147,26 @@ def test_a_changed_signal_handler_and_a_cycle_are_remarks(tmp_path) -> None:
     report = judge(pythons()[0], tmp_path, "", "box = []; box.append(box)")
     assert [remark for remark in report["remarks"] if "list[0] -> list" in remark], report
     assert report["verdict"] == "clean"
+
+
+TOUCH = """
+import mmap
+area = mmap.mmap(-1, 64 << 20)
+area.madvise(mmap.MADV_NOHUGEPAGE) if hasattr(area, "madvise") else None
+pages = itertools.count()
+"""
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_pages_that_are_touched_one_by_one_are_found_without_an_allocation(python, tmp_path) -> None:
+    report = judge(python, tmp_path, TOUCH, "area[next(pages) * mmap.PAGESIZE] = 1", ", period=64")
+    assert report["verdict"] == "leak", report
+    [finding] = report["findings"]
+    assert finding["bytes_per_call"] == pytest.approx(os.sysconf("SC_PAGESIZE"), rel=0.05)
+    assert finding["holder"] == "64 MiB of anonymous memory"
+
+
+@pytest.mark.parametrize("statement", ["area[0] = 1", "area[next(pages) % 600 * mmap.PAGESIZE] = 1"])
+def test_pages_that_are_used_again_are_no_leak(statement: str, tmp_path) -> None:
+    report = judge(pythons()[0], tmp_path, TOUCH, statement, ", period=64")
+    assert (report["verdict"], report["findings"]) == ("clean", []), report

@@ -8,7 +8,7 @@ use leaktight_liveset::{Block, Family};
 use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Report, Severity, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Births, Outcome, Rate, Reason, SiteFinding};
+use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
 
 use crate::budget::Spent;
 use crate::origin::{Origin, Origins};
@@ -16,6 +16,7 @@ use crate::reach::Reach;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
 use crate::subject::Subject;
+use crate::touched::Touched;
 
 /// Everything that one run saw.
 pub(crate) struct Seen {
@@ -40,16 +41,26 @@ struct Group {
     members: Vec<(SiteFinding, Vec<Block>)>,
 }
 
-pub(crate) fn report<S: Subject>(seen: Seen, sites: &mut Sites, resources: &Resources, subject: &mut S) -> Report {
+pub(crate) fn report<S: Subject>(
+    mut seen: Seen,
+    sites: &mut Sites,
+    resources: &Resources,
+    touched: &Touched,
+    subject: &mut S,
+) -> Report {
     if !seen.outcome.findings.is_empty() {
         subject.before_naming();
     }
+    let resident = seen.outcome.findings.iter().find(|found| found.site == RESIDENT);
+    let resident = resident.map(|found| touched_pages(found, touched));
+    seen.outcome.findings.retain(|found| found.site != RESIDENT);
     let groups = group(&seen, sites, subject);
     let mut findings: Vec<Finding> = groups
         .iter()
         .map(|group| finding(group, seen.reach.as_ref(), subject))
         .collect();
     findings.sort_by(|a, b| b.bytes_per_call.total_cmp(&a.bytes_per_call));
+    findings.extend(resident);
     // What runs out comes first.
     findings.splice(0..0, resources.findings(&seen.outcome.findings, sites, subject));
     let mut remarks = seen.remarks;
@@ -85,6 +96,31 @@ pub(crate) fn report<S: Subject>(seen: Seen, sites: &mut Sites, resources: &Reso
         blind_spots,
         remarks,
         environment: environment(subject),
+    }
+}
+
+/// A finding of pages that become resident although nobody allocates them.
+fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
+    let bytes = found.rate.bytes;
+    Finding {
+        kind: Kind::Memory,
+        certainty: Certainty::Growing,
+        severity: Severity::Error,
+        blocks_per_call: 0.0,
+        bytes_per_call: bytes,
+        block_size: None,
+        every: None,
+        allocator: "mmap".to_owned(),
+        via: None,
+        type_name: None,
+        objects_per_call: None,
+        examples: Vec::new(),
+        holder: touched.name(),
+        stack: Vec::new(),
+        message: format!(
+            "a call makes {bytes:.0} more bytes resident in memory that was mapped before; no allocation explains it, so \
+             it is written by hand or by an allocator of a library's own"
+        ),
     }
 }
 

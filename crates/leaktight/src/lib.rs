@@ -32,6 +32,7 @@ mod run;
 mod session;
 mod sites;
 mod subject;
+mod touched;
 
 pub use check::{Check, Error, check};
 pub use checks::Checks;

@@ -18,6 +18,7 @@ use crate::resources::Resources;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
 use crate::subject::Subject;
+use crate::touched::Touched;
 
 /// As debug information names it.
 pub(crate) const FILE: &str = file!();
@@ -33,6 +34,7 @@ struct Run<'a, S> {
     sites: Sites,
     checks: Checks,
     resources: Resources,
+    touched: Touched,
     calls: u32,
     max_calls: u32,
     remarks: Vec<String>,
@@ -51,6 +53,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         sites: Sites::default(),
         checks: check.checks,
         resources: Resources::new(check.checks),
+        touched: Touched::default(),
         calls: 0,
         max_calls: rules.max_calls,
         remarks: Vec::new(),
@@ -84,7 +87,13 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         remarks: run.remarks,
         blind_spots: run.blind_spots,
     };
-    Ok(findings::report(seen, &mut run.sites, &run.resources, run.subject))
+    Ok(findings::report(
+        seen,
+        &mut run.sites,
+        &run.resources,
+        &run.touched,
+        run.subject,
+    ))
 }
 
 type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
@@ -132,13 +141,14 @@ impl<S: Subject> Run<'_, S> {
                 let own = hooks::totals().own;
                 bytes = own.bytes;
                 if self.checks.memory {
-                    self.judge.checkpoint(
-                        self.calls,
-                        Amount {
-                            blocks: own.blocks,
-                            bytes,
-                        },
-                    );
+                    let amount = Amount {
+                        blocks: own.blocks,
+                        bytes,
+                    };
+                    self.judge.checkpoint(self.calls, amount);
+                    if let Some(resident) = self.touched.checkpoint(self.calls, bytes) {
+                        self.judge.resident(self.calls, resident);
+                    }
                 }
                 self.resources.look(self.calls, self.subject);
                 if self.resources.run_out() {
@@ -185,6 +195,10 @@ impl<S: Subject> Run<'_, S> {
 
     /// What the judge says now.
     fn ask(&mut self, spent: Option<Spent>, survey: &Survey) -> Next {
+        if self.checks.memory && self.touched.is_suspicious() {
+            self.touched.follow();
+            self.judge.watch_resident(self.calls);
+        }
         let mut all: Vec<Site> = if self.checks.memory {
             survey.sites.clone()
         } else {

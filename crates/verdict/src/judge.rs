@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::births::{Births, Pace, Rate};
 use crate::lost;
+use crate::resident::{self, Resident};
 use crate::rules::{Certainty, Reason, Rules, Verdict};
 use crate::scarce::{self, Spread};
 use crate::screen;
@@ -16,6 +17,8 @@ pub struct Judge {
     trend: Trend,
     /// Sites are told apart since this call; before it all blocks are of one site.
     sites_since: Option<u32>,
+    /// Resident memory that no block explains, once there is a suspicion.
+    resident: Option<Resident>,
     /// What was alive of each site and of its peers at the look before, and at which call that was.
     earlier: (u32, HashMap<usize, (Amount, Amount)>),
 }
@@ -76,6 +79,9 @@ pub struct SiteFinding {
     pub births: (u32, u32),
 }
 
+/// The site of memory that becomes resident though nobody allocates it.
+pub const RESIDENT: usize = usize::MAX;
+
 enum State {
     Quiet,
     Open(SiteFinding),
@@ -107,6 +113,7 @@ impl Judge {
             rules,
             trend: Trend::default(),
             sites_since: None,
+            resident: None,
             earlier: (0, HashMap::new()),
         }
     }
@@ -142,6 +149,19 @@ impl Judge {
     /// Notes the total after a call.
     pub fn checkpoint(&mut self, call: u32, total: Amount) {
         self.trend.add(call, total.bytes);
+    }
+
+    /// Resident memory that no live block explains may be growing: it is told from now on, at each checkpoint, by
+    /// [`Judge::resident`].
+    pub fn watch_resident(&mut self, calls: u32) {
+        self.resident.get_or_insert_with(|| Resident::new(calls));
+    }
+
+    /// Notes how many bytes are resident of mappings that hold no block of the live set.
+    pub fn resident(&mut self, call: u32, bytes: u64) {
+        if let Some(resident) = &mut self.resident {
+            resident.add(call, bytes);
+        }
     }
 
     /// Whether it matters at this look which of the survivors are lost.
@@ -242,6 +262,13 @@ impl Judge {
             let known: Vec<usize> = findings.iter().map(|found| found.site).collect();
             let rising = self.rising_sites(calls, sites);
             findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
+        }
+        if findings.is_empty() && !early {
+            match self.resident.as_ref().map(|resident| resident.growth(calls)) {
+                Some(resident::Growth::Steady(rate)) => findings.push(resident_finding(rate, calls)),
+                Some(resident::Growth::Unclear) => return None,
+                Some(resident::Growth::None) | None => {}
+            }
         }
         if !findings.is_empty() {
             return Some(self.outcome(Verdict::Leak, Reason::Findings, findings, 0));
@@ -452,6 +479,19 @@ impl Judge {
             findings,
             period,
         }
+    }
+}
+
+fn resident_finding(bytes: f64, calls: u32) -> SiteFinding {
+    SiteFinding {
+        site: RESIDENT,
+        certainty: Certainty::Growing,
+        rate: Rate {
+            blocks: 0.0,
+            bytes,
+            every: None,
+        },
+        births: (calls / 4, calls),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Whoever measures hands a [`Judge`] the totals at every checkpoint and, at every look, the
 //! surviving blocks by site and birth call; the judge says whether to go on ([`Next`]).
 //!
-//! Four rules decide, each in a file of its own:
+//! Five rules decide, each in a file of its own:
 //!
 //! * `births` – *who of the old is still alive?* A leak leaves survivors of every age. A cache leaves
 //!   none once it is full, a ring or LRU none older than its turnover, a free list only early ones.
@@ -16,6 +16,7 @@
 //!   proves nothing: stale words abound.
 //! * `scarce` – *are descriptors, threads or children still being added?* They run out early, so
 //!   they are judged early.
+//! * `resident` – *does memory become resident though nobody allocates it?*
 //!
 //! Guarantees, with C = [`Rules::confirm`] calls: what stops growing before call C/8 and repeats with
 //! a period below C/8 is never called growing; a leak with a fixed period up to [`Rules::period`]
@@ -25,13 +26,14 @@
 mod births;
 mod judge;
 mod lost;
+mod resident;
 mod rules;
 mod scarce;
 mod screen;
 mod trend;
 
 pub use births::{Births, Rate};
-pub use judge::{Judge, Next, Outcome, Site, SiteFinding};
+pub use judge::{Judge, Next, Outcome, RESIDENT, Site, SiteFinding};
 pub use lost::is_proof;
 pub use rules::{Certainty, Reason, Rules, Verdict};
 pub use trend::Amount;
