@@ -19,6 +19,9 @@ def check(
     raises: Optional[type[BaseException]] = None,
     checks: Optional[list[str]] = None,
     trim: Optional[Callable[[], Any]] = None,
+    rounds: Optional[int] = None,
+    confirm: Optional[int] = None,
+    inside: bool = False,
 ) -> str: ...
 CHECKS: list[str]
 
@@ -27,6 +30,12 @@ def heap_info() -> pheap:
 
 def heap_trim() -> None:
     """Ask the C allocator to give back to the system what it holds without using it."""
+
+def inside(function: Callable[[], Any]) -> Any:
+    """Call it so that what it allocates counts, within a check that was told to count only such."""
+
+def keep_hooks(keep: bool) -> None:
+    """Leave the hooks in place between checks, passing everything through, or take them out."""
 
 def main(arguments: list[str]) -> int: ...
 def render(json: str, *, color: bool = False, width: int = 100) -> str: ...

@@ -36,11 +36,11 @@ mod subject;
 pub use check::{Check, Error, check};
 pub use checks::Checks;
 pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
-pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched};
+pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family};
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
-pub use session::what_is_patched;
+pub use session::{keep_hooks, what_is_patched};
 pub use subject::{Planted, Subject};

@@ -145,6 +145,7 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
             [] => Checks::ALL,
             names => known(names).map_err(failed("--checks"))?,
         },
+        ..Depth::default()
     };
     let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
     let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));

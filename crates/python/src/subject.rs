@@ -46,6 +46,8 @@ pub(crate) struct PythonSubject<'py> {
     /// The folder of our own Python files.
     package: Option<String>,
     watchdog: Watchdog,
+    /// The callee says itself what counts, by [`inside`](crate::judge::inside).
+    watches_itself: bool,
     show_progress: Option<fn(u32, Duration)>,
 }
 
@@ -73,8 +75,15 @@ impl<'py> PythonSubject<'py> {
             calls: 0,
             types: None,
             watchdog,
+            watches_itself: false,
             show_progress,
         })
+    }
+
+    /// Only what the callee runs by [`inside`](crate::judge::inside) counts.
+    pub(crate) fn watching_itself(mut self, watches_itself: bool) -> Self {
+        self.watches_itself = watches_itself;
+        self
     }
 
     pub(crate) fn trim_with(mut self, trim: Option<Py<PyAny>>) -> Self {
@@ -166,6 +175,10 @@ impl Subject for PythonSubject<'_> {
         }
         // Ctrl-C, where the call runs no Python code that would notice.
         self.py.check_signals()
+    }
+
+    fn watches_itself(&self) -> bool {
+        self.watches_itself
     }
 
     fn settle(&mut self) {
