@@ -59,10 +59,14 @@ def holds(request):
 def test_a_leak_is_named_with_its_line(holds):
     holds("""
         error = failure(MemoryLeakError, zoo.leak_malloc)
-        first, run, *rest = str(error).splitlines()
-        assert first.startswith("memory kept increasing after "), first
-        assert f"heap=+{100 * error.report.calls} " in run and "avg/call=+100)" in run, run
-        text = "\\n".join(rest)
+        lines = str(error).splitlines()
+        runs = len(error.report.looks) - 1
+        assert lines[0] == f"memory kept increasing after {runs} runs", lines
+        # Each call adds the same.
+        table = lines[1 : runs + 1]
+        assert [line.split()[3] for line in table[:2]] == ["heap=+1400", "heap=+4800"], table
+        assert all(line.endswith(", avg/call=+100)") for line in table), table
+        text = "\\n".join(lines[runs + 1 :])
         assert "LEAK  zoo.leak_malloc()" in text and "zoo_native.c:" in text and "100 B per call" in text, text
         assert (error.report.verdict, error.report.findings[0].certainty) == ("leak", "lost")
         assert error.report.calls <= 512, error

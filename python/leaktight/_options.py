@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Optional, Union
 
-from leaktight._report import Finding
+from leaktight._report import Finding, Report
 
 #: What psleak measures. Here blocks are counted, so nothing of its own is known of `rss` and `uss`.
 METRICS = ("heap", "mmap", "uss", "rss", "vms")
@@ -130,6 +130,20 @@ def growth(findings: Iterable[Finding]) -> dict[str, float]:
         metric = _metric(finding)
         sums[metric] = sums.get(metric, 0) + finding.bytes_per_call
     return sums
+
+
+def run_table(report: Report, findings: Iterable[Finding]) -> list[str]:
+    """How memory grew from look to look, as psleak would tell of its runs."""
+    metrics = list(growth(findings))
+    lines = []
+    for number, (earlier, look) in enumerate(zip(report.looks, report.looks[1:]), 1):
+        calls, mapped = look.calls - earlier.calls, look.mapped - earlier.mapped
+        total = look.bytes - earlier.bytes
+        grown = {metrics[0]: total} if len(metrics) == 1 else {"heap": total - mapped, "vms": mapped}
+        if total > 0:
+            parts = " | ".join(f"{metric}=+{size:<6}" for metric, size in grown.items() if size > 0)
+            lines.append(f"Run #{number:>2}: {parts:<50} (calls={calls:>4}, avg/call=+{total // calls})")
+    return lines
 
 
 def _metric(finding: Finding) -> str:

@@ -45,6 +45,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Look:
+    """The memory that calls had left behind at one moment."""
+
+    calls: int
+    blocks: int
+    bytes: int
+    mapped: int
+
+
+@dataclass(frozen=True)
 class Control:
     """The leaks that were planted to prove that the instrument sees, and how many it caught."""
 
@@ -78,6 +88,7 @@ class Report:
     blind_spots: list[str]
     remarks: list[str]
     environment: Environment
+    looks: list[Look] = field(default_factory=list)
     _json: str = field(repr=False, compare=False, default="")
 
     @classmethod
@@ -98,6 +109,7 @@ class Report:
             **{
                 **data,
                 "findings": findings,
+                "looks": [Look(**look) for look in data.pop("looks", [])],
                 "control": Control(**data["control"]),
                 "environment": Environment(**data["environment"]),
                 "_json": text,

@@ -24,7 +24,7 @@ from leaktight.errors import (
     UncollectableGarbageError,
 )
 from leaktight._garbage import GCDebugger
-from leaktight._options import Checkers, Options, growth, of_type
+from leaktight._options import Checkers, Options, of_type, run_table
 from leaktight._report import Finding, Report
 from leaktight._resources import Resources
 
@@ -235,8 +235,5 @@ def _memory_leak(findings: list[Finding], options: Options, report: Report) -> O
     memory = [finding for finding in findings if finding.kind not in ("fd", "thread")]
     if not options.checkers.memory or not memory or options.tolerates(memory):
         return None
-    per_call = growth(memory)
-    metrics = " | ".join(f"{metric}=+{round(rate * report.calls):<6}" for metric, rate in per_call.items())
-    average = sum(per_call.values())
-    run = f"Run # 1: {metrics:<50} (calls={report.calls:>4}, avg/call=+{average:.0f})"
-    return MemoryLeakError(f"memory kept increasing after 1 runs\n{run}\n\n{report}", report)
+    first = f"memory kept increasing after {len(report.looks) - 1} runs"
+    return MemoryLeakError("\n".join([first, *run_table(report, memory), "", str(report)]), report)

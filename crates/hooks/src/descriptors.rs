@@ -1,4 +1,4 @@
-//! Functions that open descriptors or make files.
+//! Functions that open or close descriptors, or make files.
 //!
 //! Each passes its arguments on and then notes what came of it. Nothing is noted while the real function
 //! runs, so the memory that it allocates is seen as ever. The variadic ones (`open`, `fcntl`) are declared
@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::marks::{note_descriptor, note_file, would_be_new};
+use crate::marks::{forget_descriptor, note_descriptor, note_file, would_be_new};
 use crate::native::{function, real};
 use crate::slots::{Hook, ReplacedFunction};
 
@@ -83,7 +83,32 @@ opening_file! {
     CREAT64, real_creat64, creat64(path: Text, mode: c_uint) -> c_int, path if true, plain;
     FOPEN, real_fopen, fopen(path: Text, mode: Text) -> *mut libc::FILE, path if true, of_stream;
     FOPEN64, real_fopen64, fopen64(path: Text, mode: Text) -> *mut libc::FILE, path if true, of_stream;
+    SETMNTENT, real_setmntent, setmntent(path: Text, mode: Text) -> *mut libc::FILE, path if false, of_stream;
     OPENDIR, real_opendir, opendir(path: Text) -> *mut libc::DIR, path if false, of_folder;
+}
+
+/// A function that closes a descriptor. Its number may be given out again by a function that is not seen,
+/// such as an `open` within libc, and must not be taken for what it was before.
+macro_rules! closing {
+    ($($real:ident, $call:ident, $name:ident($open:ident: $type:ty), $number:path;)*) => {
+        $(
+            real!($real, $call, fn($type) -> c_int);
+
+            unsafe extern "C" fn $name($open: $type) -> c_int {
+                // SAFETY: what the caller passes is open, as the real function asks for.
+                forget_descriptor(unsafe { $number($open) });
+                // SAFETY: the caller's own argument, handed on.
+                unsafe { $call()($open) }
+            }
+        )*
+    };
+}
+
+closing! {
+    CLOSE, real_close, close(descriptor: c_int), plain;
+    FCLOSE, real_fclose, fclose(stream: *mut libc::FILE), of_stream;
+    ENDMNTENT, real_endmntent, endmntent(stream: *mut libc::FILE), of_stream;
+    CLOSEDIR, real_closedir, closedir(folder: *mut libc::DIR), of_folder;
 }
 
 /// A function that fills in a template for the name of a new file, and returns its descriptor.
@@ -212,7 +237,7 @@ unsafe fn of_stream(stream: *mut libc::FILE) -> c_int {
     if stream.is_null() {
         return -1;
     }
-    // SAFETY: a stream that was just opened.
+    // SAFETY: an open stream.
     unsafe { libc::fileno(stream) }
 }
 
@@ -220,7 +245,7 @@ unsafe fn of_folder(folder: *mut libc::DIR) -> c_int {
     if folder.is_null() {
         return -1;
     }
-    // SAFETY: a folder that was just opened.
+    // SAFETY: an open folder.
     unsafe { libc::dirfd(folder) }
 }
 
@@ -247,7 +272,12 @@ pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
     function!(c"creat64", creat64, CREAT64),
     function!(c"fopen", fopen, FOPEN),
     function!(c"fopen64", fopen64, FOPEN64),
+    function!(c"setmntent", setmntent, SETMNTENT),
     function!(c"opendir", opendir, OPENDIR),
+    function!(c"close", close, CLOSE),
+    function!(c"fclose", fclose, FCLOSE),
+    function!(c"endmntent", endmntent, ENDMNTENT),
+    function!(c"closedir", closedir, CLOSEDIR),
     function!(c"mkstemp", mkstemp, MKSTEMP),
     function!(c"mkstemp64", mkstemp64, MKSTEMP64),
     function!(c"mkstemps", mkstemps, MKSTEMPS),

@@ -99,7 +99,10 @@ pub(crate) fn note_descriptor(descriptor: c_int) {
     let Ok(at) = usize::try_from(descriptor) else {
         return;
     };
-    let Some(mark) = Watch::allocations().and_then(|watch| watch.mark()) else {
+    let Some(watch) = Watch::allocations() else {
+        return;
+    };
+    let Some(mark) = watch.mark() else {
         return;
     };
     let mut opened = OPENED.lock();
@@ -111,6 +114,18 @@ pub(crate) fn note_descriptor(descriptor: c_int) {
             }
         }
         opened[at] = mark;
+    }
+}
+
+/// Notes that a descriptor is about to be closed.
+pub(crate) fn forget_descriptor(descriptor: c_int) {
+    // For as long as the lock is held: a signal handler may close something, too.
+    let Some(_watch) = Watch::frees() else {
+        return;
+    };
+    let mut opened = OPENED.lock();
+    if let Some(mark) = usize::try_from(descriptor).ok().and_then(|at| opened.get_mut(at)) {
+        *mark = Mark::default();
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
-use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Report, Severity, Verdict, sentence};
+use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
 use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
@@ -27,6 +27,7 @@ pub(crate) struct Seen {
     pub control: Control,
     pub calls: u64,
     pub elapsed: Duration,
+    pub looks: Vec<Look>,
     pub remarks: Vec<String>,
     pub blind_spots: Vec<String>,
 }
@@ -92,6 +93,7 @@ pub(crate) fn report<S: Subject>(
             0
         },
         seconds: seen.elapsed.as_secs_f64(),
+        looks: seen.looks,
         control: seen.control,
         blind_spots,
         remarks,

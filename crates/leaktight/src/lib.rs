@@ -40,7 +40,7 @@ pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, al
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family};
 pub use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use session::{keep_hooks, what_is_patched};

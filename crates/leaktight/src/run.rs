@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
-use leaktight_report::{Control, Report};
+use leaktight_report::{Control, Look, Report};
 use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site};
 
 use crate::budget::{Budget, Spent};
@@ -37,6 +37,7 @@ struct Run<'a, S> {
     touched: Touched,
     calls: u32,
     max_calls: u32,
+    looks: Vec<Look>,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
 }
@@ -56,6 +57,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         touched: Touched::default(),
         calls: 0,
         max_calls: rules.max_calls,
+        looks: Vec::new(),
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
@@ -69,6 +71,9 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     run.settle();
     control::run(run.subject, check.checks, &mut control);
     run.resources.begin(run.calls, run.subject);
+    if check.checks.memory {
+        run.looks.push(Survey::default().look(run.calls));
+    }
     let (outcome, spent, survey, reach) = run.judge_all()?;
     control::run(run.subject, check.checks, &mut control);
     if hooks::overflowed() {
@@ -84,6 +89,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         control,
         calls: u64::from(run.calls),
         elapsed: run.budget.elapsed(),
+        looks: run.looks,
         remarks: run.remarks,
         blind_spots: run.blind_spots,
     };
@@ -108,6 +114,9 @@ impl<S: Subject> Run<'_, S> {
             self.leave_out_other_threads(spent)?;
             self.resources.look(self.calls, self.subject);
             let (mut survey, reach) = self.survey();
+            if self.checks.memory {
+                self.looks.push(survey.look(self.calls));
+            }
             let mut next = self.ask(spent, &survey);
             if let (Next::Done(outcome), Some(first)) = (&next, &reach)
                 && outcome.findings.iter().any(|found| found.certainty == Certainty::Lost)

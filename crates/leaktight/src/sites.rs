@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec};
-use leaktight_report::Kind;
+use leaktight_report::{Kind, Look};
 use leaktight_stacks::{self as stacks, CapturedStack};
 use leaktight_verdict::{Amount, Births, Site};
 
@@ -59,6 +59,20 @@ pub(crate) struct Survey {
 }
 
 impl Survey {
+    /// What is alive, in sum.
+    pub(crate) fn look(&self, calls: u32) -> Look {
+        let bytes = |of: &dyn Fn(Family) -> bool| -> u64 {
+            let blocks = self.blocks.iter().filter(|(_, block)| of(block.family));
+            blocks.map(|(_, block)| block.size as u64).sum()
+        };
+        Look {
+            calls: u64::from(calls),
+            blocks: self.blocks.len() as u64,
+            bytes: bytes(&|_| true),
+            mapped: bytes(&|family| family == Family::Mmap),
+        }
+    }
+
     /// The live blocks of a site, oldest first.
     pub(crate) fn blocks_of(&self, site: usize) -> Vec<Block> {
         let mut blocks: Vec<Block> = self

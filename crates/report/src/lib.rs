@@ -25,6 +25,7 @@
 //!     calls: 2_560,
 //!     period: 512,
 //!     seconds: 0.4,
+//!     looks: vec![],
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },
 //!     blind_spots: vec![],
 //!     remarks: vec![],
@@ -61,6 +62,6 @@ mod text;
 mod words;
 
 pub use json::{Error, SCHEMA};
-pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Verdict};
+pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Verdict};
 pub use sentence::sentence;
 pub use text::Style;

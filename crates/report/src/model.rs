@@ -21,6 +21,10 @@ pub struct Report {
     /// Wall time of the whole check in seconds.
     #[serde(with = "figure")]
     pub seconds: f64,
+    /// What was alive of the memory of the calls when it was looked. The first look is the end of the
+    /// warm-up.
+    #[serde(default)]
+    pub looks: Vec<Look>,
     /// Whether the instrument was shown to work in this process.
     pub control: Control,
     /// What could not be seen here, such as an allocator private to one library.
@@ -29,6 +33,19 @@ pub struct Report {
     pub remarks: Vec<String>,
     /// Where the check ran.
     pub environment: Environment,
+}
+
+/// The memory that calls had left behind at one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Look {
+    /// Calls up to then, warm-up included.
+    pub calls: u64,
+    /// Live blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How many of these bytes are mappings.
+    pub mapped: u64,
 }
 
 /// The answer of a check.

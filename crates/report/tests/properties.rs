@@ -1,7 +1,7 @@
 //! What holds for every report, however odd.
 
 use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -118,14 +118,20 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
         Just(Verdict::Indeterminate),
     ];
     let head = (text(), verdict, text(), vec(finding(text, figure.clone()), 0..4));
-    let counts = (any::<u64>(), any::<u64>(), figure);
+    let look = any::<[u64; 4]>().prop_map(|[calls, blocks, bytes, mapped]| Look {
+        calls,
+        blocks,
+        bytes,
+        mapped,
+    });
+    let counts = (any::<u64>(), any::<u64>(), figure, vec(look, 0..3));
     let control = (0..5_u32, 0..5_u32, vec(text(), 0..3));
     let notes = (vec(text(), 0..3), vec(text(), 0..3));
     let environment = (text(), text(), text(), text());
     (head, counts, control, notes, environment).prop_map(
         |(
             (subject, verdict, reason, findings),
-            (calls, period, seconds),
+            (calls, period, seconds, looks),
             (planted, caught, missed),
             (blind_spots, remarks),
             (runtime, libc, platform, leaktight),
@@ -137,6 +143,7 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
             calls,
             period,
             seconds,
+            looks,
             control: Control {
                 planted,
                 caught,

@@ -14,6 +14,7 @@ pub fn clean() -> Report {
         calls: 2_560,
         period: 512,
         seconds: 0.4,
+        looks: vec![],
         control: Control {
             planted: 3,
             caught: 3,
