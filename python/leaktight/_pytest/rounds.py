@@ -1,0 +1,113 @@
+"""Runs one test again and again: each round is a whole one, from set-up to teardown, with fresh fixtures
+of function scope, and reported to nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import pytest
+from _pytest.runner import runtestprotocol
+from _pytest.warnings import catch_warnings_for_item
+
+
+class NotRepeatable(Exception):
+    """A round did not pass, though the test did. The message follows "it"."""
+
+
+@contextlib.contextmanager
+def rounds(item: pytest.Function, count_inside: Callable[..., Any]) -> Iterator[Callable[[], None]]:
+    """A function that runs one round. Only the call phase runs within ``count_inside``.
+
+    :raises NotRepeatable: (the function) when the round fails or skips.
+    """
+    sections, properties = len(item._report_sections), len(item.user_properties)
+    # An instance per round, as pytest makes one for each test.
+    fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
+    body = item.runtest
+
+    def run() -> None:
+        for name in fresh:
+            item.__dict__.pop(name, None)
+        with _warnings_of(item):
+            # Nothing above the test is torn down: its parent is what comes "next".
+            reports = runtestprotocol(item, log=False, nextitem=item.parent)
+        del item._report_sections[sections:]
+        del item.user_properties[properties:]
+        for report in reports:
+            if not report.passed:
+                raise NotRepeatable(_what_happened(report))
+
+    item.runtest = functools.partial(count_inside, body)  # type: ignore[method-assign]
+    try:
+        with _same_examples(item), _no_folders_kept(item.config):
+            yield run
+    finally:
+        del item.runtest
+
+
+def _what_happened(report: pytest.TestReport) -> str:
+    if report.skipped:
+        return "skips when it is repeated"
+    crash = getattr(report.longrepr, "reprcrash", None)
+    message = (crash.message if crash else str(report.longrepr)).strip().splitlines()
+    where = "" if report.when == "call" else f" in its {report.when}"
+    return f"fails{where} when it is repeated: {message[0][:200] if message else 'no message'}"
+
+
+class _Nobody:
+    """Takes a warning hook's call and drops it: the ordinary run has told of the same warnings."""
+
+    class pytest_warning_recorded:
+        @staticmethod
+        def call_historic(kwargs: Any) -> None: ...
+
+
+def _warnings_of(item: pytest.Item) -> contextlib.AbstractContextManager[None]:
+    """The filters that apply to the test; pytest sets them around the protocol, not in it."""
+    if not item.config.pluginmanager.hasplugin("warnings"):
+        return contextlib.nullcontext()
+    return catch_warnings_for_item(config=item.config, ihook=_Nobody, when="runtest", item=item)
+
+
+@contextlib.contextmanager
+def _same_examples(item: pytest.Function) -> Iterator[None]:
+    """Makes hypothesis draw the same examples in every round, and keep none; a round is slower than its
+    deadlines expect."""
+    function = getattr(item.obj, "__func__", item.obj)
+    if not getattr(function, "is_hypothesis_test", False):
+        yield
+        return
+    import hypothesis
+
+    names = ("_hypothesis_internal_use_seed", "_hypothesis_internal_use_settings")
+    before = {name: getattr(function, name, None) for name in names}
+    hypothesis.seed(0)(function)
+    patient = hypothesis.settings(
+        function._hypothesis_internal_use_settings,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    function._hypothesis_internal_use_settings = patient
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(function, name, value)
+
+
+@contextlib.contextmanager
+def _no_folders_kept(config: pytest.Config) -> Iterator[None]:
+    """Makes pytest remove the ``tmp_path`` of each round; it would keep them all until a later run."""
+    factory: Optional[Any] = getattr(config, "_tmp_path_factory", None)
+    if factory is None or not hasattr(factory, "_retention_policy"):
+        yield
+        return
+    before = factory._retention_policy
+    factory._retention_policy = "failed"
+    try:
+        yield
+    finally:
+        factory._retention_policy = before
