@@ -7,7 +7,7 @@ SITE := build/site
 PY := $(VENV)/bin/python
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak clean
+.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,13 +25,17 @@ test-rust: ## the Rust crates, and a crate of a user's
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
 
-test-pythons: $(SITE)/.done ## the zoo and the resources on every CPython 3.9 to 3.13 that is found here
-	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q tests/test_zoo.py tests/test_pythons.py tests/test_resources.py
+test-pythons: $(SITE)/.done ## the zoo, resources and the test case on every CPython 3.9 to 3.13 that is found here
+	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q \
+		tests/test_zoo.py tests/test_pythons.py tests/test_resources.py tests/test_testcase.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
 	$(MAKE) test test-pythons
+
+check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
+	tests/check-platforms.sh
 
 bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its rival
 	PYTHONPATH=$(SITE) $(PY) benches/bench.py
@@ -49,12 +53,13 @@ sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom
 clean: ## remove what was built
 	rm -rf build target
 
-$(PY):
+$(VENV)/.done: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'pytest>=8,<9' 'maturin>=1.9,<2'
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
+	touch $@
 
 # The wheel as a user gets it, unpacked.
-$(SITE)/.done: $(PY) pyproject.toml $(RUST) $(wildcard python/leaktight/*)
+$(SITE)/.done: $(VENV)/.done pyproject.toml $(RUST) $(wildcard python/leaktight/*)
 	$(PY) -m maturin build --release --quiet --out build/wheels
 	rm -rf $(SITE)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(SITE) \

@@ -15,9 +15,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CHILDREN = HERE / "children"
 RIVALS = ("psleak==0.1.6", "psutil==7.2.2", "memray")
+#: psutil's tests run under it.
+OTHERS = ("pytest>=8,<9",)
 
 #: Stand in arguments for files that only the prepared bench knows.
-PAIRS, PROFILE = "{pairs}", "{profile}"
+PAIRS, PROFILE, SITE, PSUTIL_TESTS = "{pairs}", "{profile}", "{site}", "{psutil tests}"
 _FIGURE = "figure: "
 _CHILD_SECONDS = 600
 _MESSAGE_LINES = 15
@@ -48,6 +50,7 @@ class Bench:
     zoo: Sequence[str]
     pairs: Path
     profile: Path
+    psutil_tests: Path
 
     @staticmethod
     def prepare(package: Optional[Path]) -> Bench:
@@ -63,6 +66,7 @@ class Bench:
             zoo=_build_zoo(),
             pairs=_compile(CHILDREN / "pairs.c", folder / "pairs.so"),
             profile=folder / "memray.bin",
+            psutil_tests=_psutil_tests(),
         )
 
 
@@ -91,9 +95,9 @@ def _sample(bench: Bench, variant: Variant) -> float:
         **variant.environment,
     }
     script, *arguments = variant.command
-    files = {PAIRS: str(bench.pairs), PROFILE: str(bench.profile)}
+    files = {PAIRS: bench.pairs, PROFILE: bench.profile, SITE: bench.site, PSUTIL_TESTS: bench.psutil_tests}
     command = [sys.executable, *variant.through, str(CHILDREN / script), *arguments]
-    lines = _run([files.get(part, part) for part in command], "a measured process failed", environment).splitlines()
+    lines = _run([str(files.get(part, part)) for part in command], "a measured process failed", environment).splitlines()
     figures = [line[len(_FIGURE) :] for line in lines if line.startswith(_FIGURE)]
     if len(figures) != 1:
         raise BenchError(f"{script} printed {len(figures)} figures instead of one")
@@ -102,10 +106,10 @@ def _sample(bench: Bench, variant: Variant) -> float:
 
 def _install(site: Path) -> Path:
     done = site / "installed.txt"
-    wanted = "\n".join(RIVALS)
+    wanted = "\n".join([*RIVALS, *OTHERS])
     if not done.is_file() or done.read_text() != wanted:
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
-        _run([*pip, "--target", str(site), *RIVALS], "the rivals could not be installed")
+        _run([*pip, "--target", str(site), *RIVALS, *OTHERS], "the rivals could not be installed")
         done.write_text(wanted)
     return site
 
@@ -117,6 +121,16 @@ def _build_zoo() -> Sequence[str]:
     try:
         return zoo.build(ROOT / "build" / "zoo", [sys.executable], ["c"])["{}.{}".format(*sys.version_info)]
     except zoo.BuildError as error:
+        raise BenchError(str(error)) from error
+
+
+def _psutil_tests() -> Path:
+    sys.path.insert(0, str(ROOT / "tests"))
+    import sources
+
+    try:
+        return sources.tests_of(sources.PSUTIL)
+    except sources.SourceError as error:
         raise BenchError(str(error)) from error
 
 

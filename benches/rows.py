@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Mapping, Optional, Sequence
 
-from measure import PAIRS, PROFILE, Variant
+from measure import PAIRS, PROFILE, PSUTIL_TESTS, SITE, Variant
 
 MEMRAY = ("-m", "memray", "run", "--quiet", "--trace-python-allocators", "--force", "--output", PROFILE)
 
@@ -25,6 +25,8 @@ class Row:
     scale: float
     #: The most that the compared figure may be; None where nothing was promised.
     limit: Optional[float]
+    #: How often at most; fewer where one sample takes long.
+    repeats: int = 7
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ def workload(name: str, what: str, prefix: str, limit: Optional[float]) -> Row:
     return Row(name, what, variants, "slow-down", "x", 1, limit)
 
 
+def heap_info(name: str, what: str, free_chunks: int, unit: str, scale: float, limit: float) -> Row:
+    variants = [Variant(package, ("heap.py", package, str(free_chunks))) for package in ("leaktight", "psutil")]
+    return Row(name, what, variants, "ratio", unit, scale, limit)
+
+
 ROWS = (
     verdict("clean", "CPU time of the verdict on a function that does nothing", "noop", 1 / 5),
     verdict("leak", "CPU time of the verdict on 100 bytes of malloc lost per call", "malloc", 1 / 10),
@@ -72,8 +79,23 @@ ROWS = (
         1,
         25,
     ),
+    Row(
+        "psutil",
+        "CPU time of psutil's test_memleaks.py",
+        (
+            Variant("leaktight", ("memleaks.py", "leaktight", SITE, PSUTIL_TESTS)),
+            Variant("psleak", ("memleaks.py", "psleak", SITE, PSUTIL_TESTS), environment={"PYTHONMALLOC": "malloc", "PYTHONUNBUFFERED": "1"}),
+        ),
+        "ratio",
+        "s",
+        1,
+        0.45,
+        repeats=3,
+    ),
     workload("workload", "slow-down of a Python workload, without stacks", "", 2.5),
     workload("stacks", "slow-down of a Python workload with a stack for each allocation", "stacks-", None),
+    heap_info("heap-info", "CPU time of a heap_info() in a small process", 0, "us", 1e6, 0.4),
+    heap_info("heap-info-chunks", "CPU time of a heap_info() beside 500,000 free chunks", 500_000, "ms", 1e3, 1.05),
 )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 
+import packages
 import pytest
 import support
 
@@ -72,4 +73,23 @@ def test_the_library_returns_typed_objects(python):
         "assert leaktight.check(zoo.twin_malloc).verdict == 'clean'\n"
     )
     done = support.run(python, ["-c", code], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_heap_is_told_as_psutil_tells_it(python):
+    code = (
+        "import leaktight, psutil\n"
+        "psutil.heap_info(); leaktight.heap_info()\n"
+        "theirs, ours, again = psutil.heap_info(), leaktight.heap_info(), psutil.heap_info()\n"
+        "assert tuple(theirs) == tuple(ours) == tuple(again), (theirs, ours, again)\n"
+        "assert type(ours) is leaktight.pheap and hash(ours) == hash(tuple(ours)), ours\n"
+        "assert leaktight.heap_trim() is None\n"
+        "first, *rest = leaktight.allocators()\n"
+        "assert (first.name, first.serves_malloc, first.note) == ('glibc', True, None), first\n"
+        # From 3.13 on the interpreter has one of its own, which it does not use unless it is asked to.
+        "assert [(other.name, other.mapped) for other in rest] in ([], [('mimalloc', 0)]), rest\n"
+        "spots = leaktight.check(len, '', max_calls=16).blind_spots\n"
+        "assert not any('mimalloc' in spot for spot in spots), spots\n"
+    )
+    done = support.run(python, ["-c", code], paths=[packages.wheels("psutil", [packages.PSUTIL])])
     assert done.returncode == 0, done.stderr

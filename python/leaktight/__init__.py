@@ -10,33 +10,71 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leaktight._check import CHECKS, check
-    from leaktight._core import CheckError
+    from leaktight._core import CheckError, heap_info, heap_trim
+    from leaktight._exit import ExitStatus
+    from leaktight._heap import Allocator, allocators, pheap
     from leaktight._report import Control, Environment, Finding, Frame, Report
+    from leaktight.testcase import (
+        Checkers,
+        LeakTest,
+        MemoryLeakError,
+        MemoryLeakTestCase,
+        UnclosedFdError,
+        UnclosedHandleError,
+        UnclosedHeapCreateError,
+        UnclosedNativeThreadError,
+        UnclosedPythonThreadError,
+        UncollectableGarbageError,
+    )
 
 __all__ = [
+    "Allocator",
     "CHECKS",
     "CheckError",
+    "Checkers",
     "Control",
     "Environment",
+    "ExitStatus",
     "Finding",
     "Frame",
+    "LeakTest",
+    "MemoryLeakError",
+    "MemoryLeakTestCase",
     "Report",
+    "UnclosedFdError",
+    "UnclosedHandleError",
+    "UnclosedHeapCreateError",
+    "UnclosedNativeThreadError",
+    "UnclosedPythonThreadError",
+    "UncollectableGarbageError",
+    "allocators",
     "check",
+    "heap_info",
+    "heap_trim",
+    "pheap",
 ]
 
-_HOMES = {"CHECKS": "_check", "CheckError": "_core", "check": "_check"}
+_HOMES = {
+    "_check": ("CHECKS", "check"),
+    "_core": ("CheckError", "heap_info", "heap_trim"),
+    "_exit": ("ExitStatus",),
+    "_heap": ("Allocator", "allocators", "pheap"),
+    "_report": ("Control", "Environment", "Finding", "Frame", "Report"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    # pytest imports this package at every start, for the plugin; the engine is loaded when it is asked for.
+    # pytest imports this package at every start, for its plugin: nothing is loaded before it is needed, be it
+    # the engine or unittest, which takes longer to import than all the rest.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, '_report')}"), name)
+    home = next((home for home, names in _HOMES.items() if name in names), "testcase")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 
 
-def __dir__() -> "list[str]":
+def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 import sys
 
-from leaktight import _core
+from leaktight import ExitStatus, _core
 
 
 def main() -> None:
@@ -18,10 +18,10 @@ def main() -> None:
     sys.exit(_core.main(arguments))
 
 
-def _usage(message: str) -> int:
+def _usage(message: str) -> ExitStatus:
     if sys.stderr is not None:
         print(f"leaktight: {message}", file=sys.stderr)
-    return 2
+    return ExitStatus.USAGE
 
 
 if __name__ == "__main__":

@@ -60,18 +60,24 @@ def check(
     if raises is not None and not (isinstance(raises, type) and issubclass(raises, BaseException)):
         raise TypeError(f"raises must be an exception class, not {_kind(raises)}")
 
-    name = _call_text(fun, args)
-    options: dict[str, Any] = dict(max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks))
+    name = call_text(fun, args)
+    options: dict[str, Any] = dict(
+        max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks)
+    )
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
-        return Report._of(_core.check(name, fun, args, **options))
+        return judge(name, fun, args, **options)
     import asyncio  # Slow to import, and rarely needed.
 
     loop = asyncio.new_event_loop()
     try:
-        await_it = _Await(loop, fun)
-        return Report._of(_core.check(name, await_it, args, **options))
+        return judge(name, _Await(loop, fun), args, **options)
     finally:
         loop.close()
+
+
+def judge(name: str, fun: Callable[..., Any], args: tuple[Any, ...], **options: Any) -> Report:
+    """:func:`check` for the rest of the package: the arguments are right, and the name is given."""
+    return Report._of(_core.check(name, fun, args, **options))
 
 
 class _Await:
@@ -111,7 +117,7 @@ def _known(checks: Union[Iterable[str], None]) -> Optional[list[str]]:
     return chosen
 
 
-def _call_text(fun: Callable[..., Any], args: tuple[Any, ...]) -> str:
+def call_text(fun: Callable[..., Any], args: tuple[Any, ...]) -> str:
     """``module.name(…)``, without running a foreign ``__repr__``."""
     module = getattr(fun, "__module__", None)
     name = getattr(fun, "__qualname__", None) or type(fun).__qualname__

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import collections
 import gc
+import types
+from collections.abc import Iterator
 from typing import Any, Optional
 
 #: Longer cycles are cut.
 MOST_STEPS = 6
+#: Objects that a shortest cycle is looked for from.
+MOST_STARTS = 100
+#: Types that are named.
+MOST_TYPES = 4
 
 
 def describe(objects: list[Any]) -> str:
@@ -17,88 +23,70 @@ def describe(objects: list[Any]) -> str:
     >>> describe([node])
     'list (list[0] -> list)'
     """
-    counts = collections.Counter(type(item).__qualname__ for item in objects)
-    kinds = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.most_common(4))
+    counts = collections.Counter(type(item).__name__ for item in objects)
+    kinds = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.most_common(MOST_TYPES))
     found = cycle(objects)
     return f"{kinds} ({found})" if found else kinds
 
 
 def cycle(objects: list[Any]) -> Optional[str]:
-    """The shortest way from one of the objects back to itself: ``Node.children -> list[0] -> Node``."""
-    inside = {id(item): item for item in objects}
-    # An instance may keep its dict out of sight until somebody asks for it.
-    for item in objects:
-        for other in gc.get_referents(item):
-            if isinstance(other, (dict, list, tuple, set)):
-                inside.setdefault(id(other), other)
-    for start in objects:
-        steps = _way_back(start, inside)
-        if steps:
-            return _in_words(steps)
-    return None
-
-
-def _way_back(start: Any, inside: dict[int, Any]) -> list[Any]:
-    before: dict[int, Optional[Any]] = {id(start): None}
-    queue = collections.deque([start])
-    while queue:
-        item = queue.popleft()
-        for other in gc.get_referents(item):
-            if other is start:
-                steps = [start]
-                at: Optional[Any] = item
-                back = []
-                while at is not None and at is not start:
-                    back.append(at)
-                    at = before[id(at)]
-                return [*steps, *reversed(back), start]
-            if id(other) in inside and id(other) not in before:
-                before[id(other)] = item
-                queue.append(other)
-    return []
-
-
-def _in_words(steps: list[Any]) -> str:
-    words = []
-    at = 0
-    while at < len(steps) - 1:
-        item, following = steps[at], steps[at + 1]
-        name = type(item).__qualname__
-        after = steps[at + 2] if at + 2 < len(steps) else None
-        if after is not None and following is getattr(item, "__dict__", None):
-            # The namespace of an instance is a detail.
-            words.append(f"{name}.{_key(following, after)}")
-            at += 2
-        else:
-            words.append(name + _place(item, following))
-            at += 1
-    words.append(type(steps[-1]).__qualname__)
+    """One of the shortest ways from one of the objects back to itself: ``Node.children -> list[0] -> Node``."""
+    inside = {id(item) for item in objects}
+    found = [(start, words) for start in objects[:MOST_STARTS] if (words := _way_back(start, inside))]
+    if not found:
+        return None
+    # Seen from an object of the program's own class, not from a list or dict on the way.
+    _, words = min(found, key=lambda pair: (type(pair[0]).__module__ == "builtins", len(pair[1])))
     if len(words) > MOST_STEPS:
         words[MOST_STEPS - 1 : -1] = ["…"]
     return " -> ".join(words)
 
 
-def _place(item: Any, following: Any) -> str:
+def _way_back(start: object, inside: set[int]) -> Optional[list[str]]:
+    """The shortest way from an object to itself, over objects with those ids."""
+    ways: collections.deque[tuple[object, list[str]]] = collections.deque([(start, [])])
+    seen: set[int] = set()
+    while ways:
+        item, words = ways.popleft()
+        for place, other in _references(item):
+            step = [*words, type(item).__name__ + place]
+            if other is start:
+                return [*step, type(start).__name__]
+            if id(other) in inside and id(other) not in seen:
+                seen.add(id(other))
+                ways.append((other, step))
+    return None
+
+
+def _references(item: object) -> Iterator[tuple[str, object]]:
+    """What an object refers to, and how a programmer would write that."""
+    placed: set[int] = set()
+    for place, other in _places(item):
+        placed.add(id(other))
+        yield place, other
+    for other in gc.get_referents(item):
+        if id(other) not in placed:
+            yield "", other
+
+
+def _places(item: object) -> Iterator[tuple[str, object]]:
     if isinstance(item, dict):
-        return f"[{_key(item, following)!r}]"
-    if isinstance(item, (list, tuple)):
-        return next((f"[{at}]" for at, other in enumerate(item) if other is following), "")
-    for name in _slots(type(item)):
-        if getattr(item, name, None) is following:
-            return f".{name}"
-    names = getattr(item, "__dict__", None) or {}
-    return next((f".{name}" for name, value in names.items() if value is following), "")
-
-
-def _slots(cls: type) -> list[str]:
-    found: list[str] = []
-    for base in cls.__mro__:
-        slots = base.__dict__.get("__slots__", ())
-        found += [slots] if isinstance(slots, str) else slots
-    return found
-
-
-def _key(namespace: dict[Any, Any], value: Any) -> Any:
-    found = (key for key, item in namespace.items() if item is value)
-    key = next(found, "?")
-    return key if isinstance(key, (str, int)) else type(key).__qualname__
+        yield from ((f"[{key!r}]" if type(key) in (str, int) else "[…]", value) for key, value in item.items())
+    elif isinstance(item, (list, tuple)):
+        yield from ((f"[{at}]", value) for at, value in enumerate(item))
+    elif isinstance(item, types.FunctionType):
+        cells = zip(item.__code__.co_freevars, item.__closure__ or ())
+        yield from ((f"'s variable {name}", cell) for name, cell in cells)
+    # Not by getattr, which could run the program's own code. An instance may keep its dict out of sight until
+    # somebody asks for it.
+    has_dict = getattr(type(item), "__dictoffset__", 0) != 0
+    namespace = object.__getattribute__(item, "__dict__") if has_dict else {}
+    if isinstance(namespace, dict):
+        yield from ((f".{name}", value) for name, value in namespace.items())
+    for cls in type(item).__mro__:
+        for name, slot in vars(cls).items():
+            if isinstance(slot, types.MemberDescriptorType):
+                try:
+                    yield f".{name}", slot.__get__(item)
+                except AttributeError:
+                    pass  # Never assigned.

@@ -6,7 +6,8 @@ pub struct HeapInfo {
     /// Bytes in blocks that are in use, with the allocator's own overhead; see `docs/PLATFORM.md` for
     /// what each platform counts.
     pub heap_used: u64,
-    /// Bytes in blocks that have a mapping of their own (glibc: `malloc` beyond `M_MMAP_THRESHOLD`).
+    /// Bytes in blocks that have a mapping of their own (glibc: `malloc` beyond `M_MMAP_THRESHOLD`); under
+    /// jemalloc, mimalloc and tcmalloc all that is mapped.
     pub mmap_used: u64,
     /// How many heaps the process has.
     #[cfg(windows)]
@@ -26,6 +27,18 @@ pub struct Allocator {
     pub serves_malloc: bool,
     /// Its figures, or why there are none.
     pub statistics: Result<Statistics, String>,
+    /// Why one of the figures is missing.
+    pub note: Option<String>,
+}
+
+impl Allocator {
+    /// Why figures are missing, in words.
+    pub fn remark(&self) -> Option<String> {
+        match &self.statistics {
+            Ok(_) => self.note.clone(),
+            Err(why) => Some(format!("statistics not reachable: {why}")),
+        }
+    }
 }
 
 /// What an allocator says of itself, in bytes. A field is missing where it does not say.

@@ -2,14 +2,36 @@
 //!
 //! [`heap_info`] and [`heap_trim`] have psutil's names, fields and meaning: how many bytes the C
 //! allocator has handed out, and "give back what is free". [`allocators`] lists every allocator that is
-//! found in the process, those that a library brought along too.
+//! found in the process, those that a library brought along too:
 //!
-//! One file per platform (`platform/`) and one per allocator (`allocator/`), each of the same shape. Nothing is counted
-//! here: the live set does that.
+//! ```
+//! use leaktight_heap::{allocators, heap_info, heap_trim};
+//!
+//! let before = heap_info()?;
+//! let kept = vec![1u8; 10_000];
+//! assert!(heap_info()?.heap_used >= before.heap_used + 10_000);
+//! heap_trim()?;
+//! assert!(allocators()[0].serves_malloc);
+//! # std::hint::black_box(kept);
+//! # Ok::<_, leaktight_heap::Error>(())
+//! ```
+//!
+//! One file per platform (`platform/`) and one per allocator (`allocator/`), each of the same shape. Nothing is
+//! counted here: the live set does that.
 
+#[cfg(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd"))]
+mod allocator;
 mod error;
+#[cfg(target_os = "linux")]
+mod functions;
 mod info;
+#[cfg(target_os = "linux")]
+mod loaded;
+#[cfg(target_os = "linux")]
+mod mappings;
 mod platform;
+#[cfg(target_os = "linux")]
+mod present;
 
 pub use error::Error;
 pub use info::{Allocator, HeapInfo, Statistics};
@@ -35,6 +57,16 @@ pub fn heap_trim() -> Result<(), Error> {
 }
 
 /// Every allocator that is found in the process; the first is the one that serves `malloc`.
+///
+/// Each is asked for its own statistics; one that was never used sets itself up then. Safe to call from many
+/// threads at once.
 pub fn allocators() -> Vec<Allocator> {
     platform::allocators()
+}
+
+/// The name and the path of each allocator that a library brought along for itself. What the library takes from
+/// it is not asked of `malloc`. The one of a Python interpreter is left out. No allocator is called.
+#[cfg(target_os = "linux")]
+pub fn private_allocators() -> Vec<(&'static str, String)> {
+    present::private()
 }

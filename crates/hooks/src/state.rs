@@ -82,6 +82,8 @@ static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount {
 /// `fn()`s, or 0: called before and after a module is unloaded.
 static AROUND_UNLOADING: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 static FORKED: AtomicBool = AtomicBool::new(false);
+/// The hooks stay in place between sessions.
+static KEEP: AtomicBool = AtomicBool::new(false);
 
 const IN_HOOK: u32 = 1;
 const UNWATCHED: u32 = 2;
@@ -109,14 +111,13 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     marks::begin(options.files);
     followed::forget();
     belong_to(session, 0);
-    let generation = objects_generation();
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
-    let count = slots::patch_all(options.python);
-    if count.slots == 0 {
+    // Hooks of an earlier session may have stayed in place.
+    patch_new_objects();
+    if patched().slots == 0 {
         LIVE.close();
         return Err(Error::NothingPatched);
     }
-    *PATCHED.lock() = (count, generation);
     if options.python {
         // SAFETY: the caller holds the GIL.
         unsafe { pymem::install() };
@@ -126,7 +127,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Stops tracking and takes the hooks out. The live set is emptied.
+/// Stops tracking and takes the hooks out, unless they are to stay. The live set is emptied.
 ///
 /// # Safety
 ///
@@ -135,13 +136,37 @@ pub unsafe fn stop() {
     if STATE.swap(0, Ordering::SeqCst) == 0 && !forked() {
         return;
     }
+    LIVE.close();
+    MAPPED.lock().open(0);
+    if !KEEP.load(Ordering::Relaxed) {
+        // SAFETY: the caller says so.
+        unsafe { take_out() };
+    }
+}
+
+/// Whether the hooks stay in place, passing everything through, when a session ends. Whoever starts many
+/// sessions saves their patching. Off at first; turned off, it takes out what has stayed.
+///
+/// # Safety
+///
+/// No session runs. If one ran with [`Options::python`], the caller holds the GIL.
+pub unsafe fn keep_hooks(keep: bool) {
+    KEEP.store(keep, Ordering::Relaxed);
+    if !keep && patched().slots > 0 {
+        // SAFETY: the caller says so.
+        unsafe { take_out() };
+    }
+}
+
+/// # Safety
+///
+/// With CPython's allocators hooked, the caller holds the GIL.
+unsafe fn take_out() {
     if WITH_PYTHON.load(Ordering::Relaxed) {
         // SAFETY: the caller holds the GIL.
         unsafe { pymem::remove() };
     }
     slots::restore_all();
-    LIVE.close();
-    MAPPED.lock().open(0);
     *PATCHED.lock() = Default::default();
 }
 

@@ -122,6 +122,21 @@ impl Check {
         self
     }
 
+    /// A first look after so few calls (at least 4): unless each of them has left something, but for the first and
+    /// the last, they are clean, and the report says so for leaks at every call only. For many subjects of
+    /// which few leak. Default: no such look.
+    pub fn screen(mut self, calls: u32) -> Check {
+        self.rules.screen = Some(calls.max(4));
+        self
+    }
+
+    /// Growth that something still holds is called a leak from so many calls on, or after 32 periods if that is
+    /// later. Default: 16,384.
+    pub fn confirm(mut self, calls: u32) -> Check {
+        self.rules.confirm = calls;
+        self
+    }
+
     /// What to look at. Default: everything.
     pub fn checks(mut self, checks: Checks) -> Check {
         self.checks = checks;

@@ -423,28 +423,11 @@ fn libc_version() -> String {
     }
 }
 
-/// Allocators inside other libraries, which do not ask malloc for each block. Those that hide
-/// their symbols are not found here.
-fn private_allocators() -> Vec<String> {
-    const TELLTALES: [(&std::ffi::CStr, &str); 6] = [
-        (c"mi_malloc", "mimalloc"),
-        (c"je_malloc", "jemalloc"),
-        (c"_rjem_malloc", "jemalloc"),
-        (c"duckdb_je_malloc", "jemalloc"),
-        (c"mallocx", "jemalloc"),
-        (c"tc_malloc", "tcmalloc"),
-    ];
-    let mut found = Vec::new();
-    loaded_objects(|object| {
-        let serves_malloc = object.defines(c"malloc").is_some();
-        let kind = TELLTALES.iter().find(|(name, _)| object.defines(name).is_some());
-        if let Some((_, kind)) = kind
-            && !serves_malloc
-        {
-            let path = object.name().to_string_lossy();
-            let name = path.rsplit('/').next().unwrap_or_default();
-            found.push(format!("what {name} takes from its own {kind}"));
-        }
-    });
-    found
+/// Allocators inside other libraries, which do not ask malloc for each block. Those that are statically linked
+/// and stripped are not found.
+fn private_allocators() -> impl Iterator<Item = String> {
+    leaktight_heap::private_allocators().into_iter().map(|(name, path)| {
+        let file = path.rsplit('/').next().unwrap_or_default();
+        format!("what {file} takes from its own {name}")
+    })
 }

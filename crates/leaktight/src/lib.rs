@@ -12,6 +12,8 @@
 //! recompiling anything. Inside other languages' runtimes the same engine ([`Check::run`]) is given a
 //! [`Subject`] that knows how to call, how to settle and how to name objects there.
 //!
+//! [`heap_info`], [`heap_trim`] and [`allocators`] are what the allocators of the process say of themselves.
+//!
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
 //! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
 //! looks after descriptors, threads and the like, and `findings` turns what the judge found into a report.
@@ -24,6 +26,7 @@ mod findings;
 mod maps;
 mod origin;
 mod reach;
+mod resident;
 mod resources;
 mod run;
 mod session;
@@ -32,11 +35,12 @@ mod subject;
 
 pub use check::{Check, Error, check};
 pub use checks::Checks;
-pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched};
+pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
+pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family};
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Report, Severity, Style, Verdict, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
-pub use session::what_is_patched;
+pub use session::{keep_hooks, what_is_patched};
 pub use subject::{Planted, Subject};

@@ -17,7 +17,6 @@ pub(crate) struct Mapping {
 /// of faulting: other threads may unmap at any time.
 pub(crate) struct OwnMemory {
     memory: File,
-    pages: Option<File>,
     page_size: usize,
     /// No other thread of the program runs that could unmap what is read.
     alone: bool,
@@ -27,7 +26,6 @@ impl OwnMemory {
     pub(crate) fn open() -> std::io::Result<OwnMemory> {
         Ok(OwnMemory {
             memory: File::open("/proc/self/mem")?,
-            pages: File::open("/proc/self/pagemap").ok(),
             // SAFETY: sysconf reads a constant of the system.
             page_size: unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize,
             alone: !has_other_threads(),
@@ -60,44 +58,6 @@ impl OwnMemory {
                     done = next;
                 }
             }
-        }
-    }
-
-    /// Calls `each` with the runs of pages of `mapping` that hold anything. A page that was never
-    /// touched holds no pointer, and reading it would make it resident.
-    pub(crate) fn resident(&self, mapping: Mapping, each: &mut dyn FnMut(Mapping)) {
-        const PAGES: usize = 4096;
-        const PRESENT_OR_SWAPPED: u64 = 3 << 62;
-        let Some(pagemap) = &self.pages else {
-            return each(mapping);
-        };
-        let mut entries = [0u8; PAGES * 8];
-        let mut run: Option<usize> = None;
-        let mut at = mapping.start;
-        while at < mapping.end {
-            let count = ((mapping.end - at) / self.page_size).min(PAGES);
-            let wanted = &mut entries[..count * 8];
-            if pagemap.read_exact_at(wanted, (at / self.page_size * 8) as u64).is_err() {
-                return each(Mapping {
-                    start: run.unwrap_or(at),
-                    end: mapping.end,
-                });
-            }
-            for entry in wanted.chunks_exact(8) {
-                let entry = u64::from_le_bytes(entry.try_into().unwrap_or_default());
-                if entry & PRESENT_OR_SWAPPED != 0 {
-                    run.get_or_insert(at);
-                } else if let Some(start) = run.take() {
-                    each(Mapping { start, end: at });
-                }
-                at += self.page_size;
-            }
-        }
-        if let Some(start) = run {
-            each(Mapping {
-                start,
-                end: mapping.end,
-            });
         }
     }
 }

@@ -9,6 +9,7 @@ use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory, own_memory};
 
 use crate::maps::{Mapping, OwnMemory, writable_mappings};
+use crate::resident::Pages;
 use crate::subject::Subject;
 
 /// Why reachability could not be found out.
@@ -166,6 +167,7 @@ impl Marker {
         let own = own_memory();
         let here = 0u8;
         let stack_pointer = &raw const here as usize;
+        let pages = Pages::open();
         let mut result = Ok(());
         for mapping in mappings {
             let mut mapping = *mapping;
@@ -173,7 +175,7 @@ impl Marker {
                 // What lies below the stack pointer is dead.
                 mapping.start = stack_pointer & !(4096 - 1);
             }
-            memory.resident(mapping, &mut |run| {
+            pages.resident(mapping, &mut |run| {
                 let mut run_at = run.start;
                 let inside = own
                     .iter()

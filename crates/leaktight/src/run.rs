@@ -58,7 +58,8 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     };
     let mut control = Control::default();
     hooks::leave_call(IDLE - 2);
-    while run.calls < WARM_UP.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
+    let warm_up = if rules.screen.is_some() { 1 } else { WARM_UP };
+    while run.calls < warm_up.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
         run.calls += 1;
         run.call()?;
     }
@@ -153,7 +154,10 @@ impl<S: Subject> Run<'_, S> {
     }
 
     fn call(&mut self) -> Result<(), Error<S::Error>> {
-        let result = hooks::watched(|| self.subject.call());
+        let result = match self.subject.watches_itself() {
+            true => self.subject.call(),
+            false => hooks::watched(|| self.subject.call()),
+        };
         if hooks::forked() {
             return Err(Error::ForkedChild);
         }

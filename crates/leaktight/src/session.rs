@@ -76,6 +76,24 @@ pub fn what_is_patched(options: Options) -> Result<PatchCount, Error<std::conver
     Ok(hooks::patched())
 }
 
+/// Whether the hooks stay in place, passing everything through, when a check ends: whoever makes many checks
+/// saves the patching. Off at first; turned off, it takes out what has stayed.
+///
+/// # Errors
+///
+/// When a check is running; then nothing has changed.
+///
+/// # Safety
+///
+/// Where a check ran for CPython, the caller holds the GIL.
+pub unsafe fn keep_hooks(keep: bool) -> Result<(), Error<std::convert::Infallible>> {
+    take_turn(WhenBusy::Fail)?;
+    // SAFETY: this thread has the turn, so no session runs; the rest is the caller's word.
+    unsafe { hooks::keep_hooks(keep) };
+    OWNER.store(0, Ordering::SeqCst);
+    Ok(())
+}
+
 fn tell_modules() {
     const PT_LOAD: u32 = 1;
     const PT_GNU_EH_FRAME: u32 = 0x6474_e550;

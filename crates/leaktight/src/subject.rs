@@ -16,6 +16,11 @@ pub trait Subject {
     /// Makes one call. An error ends the check.
     fn call(&mut self) -> Result<(), Self::Error>;
 
+    /// Whether [`Subject::call`] itself runs what counts within [`watched`](crate::watched).
+    fn watches_itself(&self) -> bool {
+        false
+    }
+
     /// Brings the runtime to rest, so that only what is really kept stays alive: collects garbage,
     /// empties caches and free lists. Called between calls, and watched like them.
     fn settle(&mut self) {}

@@ -12,7 +12,7 @@ use pyo3::types::{PyAnyMethods, PyType};
 use crate::judge::{CallTimeout, CheckError, Depth, known, run};
 use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
-use crate::{exit, statement};
+use crate::{exit, info, statement};
 
 /// Find native memory leaks in Python extension modules.
 #[derive(Parser)]
@@ -30,7 +30,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Check(CheckArguments),
-    Info(InfoArguments),
+    Info(info::Arguments),
 }
 
 /// Judge one line of Python: does it leak, how much, and where?
@@ -44,10 +44,13 @@ Examples:
   leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
 
 Exit status:
-    0  clean, or bounded (a cache)          100  nothing can be seen here
-    1  leak                                 101  the report could not be written
-    2  wrong usage, or the statement failed 130  interrupted
-    3  could not be decided")]
+    0  clean or bounded
+    1  a leak
+    2  the command line, the setup or the statement is wrong: nothing was judged
+    3  it could not be decided
+  100  allocations cannot be seen in this process
+  101  the report could not be written
+  130  interrupted by Ctrl-C, as shells count it")]
 struct CheckArguments {
     /// Code to run once before; may be given several times.
     #[arg(short, long, value_name = "CODE")]
@@ -74,18 +77,11 @@ struct CheckArguments {
     statement: String,
 }
 
-/// Show what can be seen here: interpreter, what is patched, blind spots, result of the control.
 #[derive(Args)]
-struct InfoArguments {
-    #[command(flatten)]
-    output: Output,
-}
-
-#[derive(Args)]
-struct Output {
-    /// Print the report as JSON (schema leaktight.report/1).
+pub(crate) struct Output {
+    /// Print JSON; for a report schema leaktight.report/1.
     #[arg(long)]
-    json: bool,
+    pub json: bool,
     /// When to use colours; NO_COLOR is respected.
     #[arg(long, value_enum, default_value = "auto", value_name = "WHEN")]
     color: When,
@@ -120,7 +116,7 @@ pub(crate) fn main(py: Python<'_>, arguments: Vec<String>) -> i32 {
     };
     match arguments.command {
         Command::Check(arguments) => check(py, &arguments),
-        Command::Info(arguments) => info(py, &arguments),
+        Command::Info(arguments) => info::info(py, &arguments),
     }
 }
 
@@ -149,6 +145,7 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
             [] => Checks::ALL,
             names => known(names).map_err(failed("--checks"))?,
         },
+        ..Depth::default()
     };
     let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
     let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));
@@ -176,7 +173,7 @@ fn exception(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>>
 }
 
 /// Says on standard error what went wrong, and returns the exit status.
-fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
+pub(crate) fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
     if why.is_instance_of::<PyKeyboardInterrupt>(py) {
         eprintln!("leaktight: interrupted; nothing was judged");
         return exit::INTERRUPTED;
@@ -217,71 +214,6 @@ fn status(report: &Report) -> i32 {
     }
 }
 
-fn info(py: Python<'_>, arguments: &InfoArguments) -> i32 {
-    let depth = Depth {
-        max_calls: Some(16),
-        ..Depth::default()
-    };
-    let report = statement::prepare(py, "", "None").and_then(|callee| {
-        let watchdog = Watchdog::start(depth.time(), None);
-        let mut subject = PythonSubject::new(py, "nothing".to_owned(), callee, None, watchdog, None)?;
-        run(&depth, &mut subject)
-    });
-    let report = match report {
-        Ok(report) => report,
-        Err(why) => return explain(py, "the control", &why),
-    };
-    let patched = leaktight::what_is_patched(leaktight::Options {
-        threads: leaktight::Threads::All,
-        python: true,
-        files: true,
-    });
-    let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
-    let status = if report.control.passed() {
-        exit::CLEAN
-    } else {
-        exit::CANNOT_SEE
-    };
-    let control = &report.control;
-    if arguments.output.json {
-        let facts = serde_json::json!({
-            "leaktight": report.environment.leaktight,
-            "runtime": report.environment.runtime,
-            "libc": report.environment.libc,
-            "platform": report.environment.platform,
-            "patched_objects": patched.0,
-            "patched_slots": patched.1,
-            "control": control,
-            "blind_spots": report.blind_spots,
-        });
-        return write(&format!("{facts:#}"), status);
-    }
-    let mut lines = vec![
-        format!("leaktight    {}", report.environment.leaktight),
-        format!("interpreter  {}", report.environment.runtime),
-        format!(
-            "C library    {}, {}",
-            report.environment.libc, report.environment.platform
-        ),
-        format!(
-            "patched      {} relocation slots in {} loaded objects, while a check runs",
-            patched.1, patched.0
-        ),
-        format!(
-            "control      {} of {} planted leaks caught",
-            control.caught, control.planted
-        ),
-    ];
-    lines.extend(
-        control
-            .missed
-            .iter()
-            .map(|missed| format!("             missed: {missed}")),
-    );
-    lines.extend(report.blind_spots.iter().map(|spot| format!("not seen     {spot}")));
-    write(&lines.join("\n"), status)
-}
-
 /// Prints the report; returns the exit status, which is another when it could not be printed.
 fn print(py: Python<'_>, report: &Report, output: &Output, status: i32) -> i32 {
     let text = if output.json {
@@ -299,7 +231,7 @@ fn print(py: Python<'_>, report: &Report, output: &Output, status: i32) -> i32 {
     write(&text, status)
 }
 
-fn write(text: &str, status: i32) -> i32 {
+pub(crate) fn write(text: &str, status: i32) -> i32 {
     let mut out = std::io::stdout();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         // A closed pipe (`| head`) is no mistake of ours.

@@ -1,4 +1,5 @@
-//! Exit statuses of the command line. `docs/guide.md` lists the same; change both together.
+//! Exit statuses of the command line. `leaktight.ExitStatus`, the help in `cli.rs` and `docs/guide.md` list the
+//! same in the same words; `tests/test_exit_status.py` compares them.
 
 /// Clean or bounded.
 pub const CLEAN: i32 = 0;

@@ -32,6 +32,8 @@ pub(crate) struct Depth {
     pub time_budget: Option<Duration>,
     pub period: Option<u32>,
     pub checks: Checks,
+    pub screen: Option<u32>,
+    pub confirm: Option<u32>,
 }
 
 /// The default time budget.
@@ -47,6 +49,12 @@ impl Depth {
         if let Some(period) = self.period {
             check = check.period(period);
         }
+        if let Some(calls) = self.screen {
+            check = check.screen(calls);
+        }
+        if let Some(calls) = self.confirm {
+            check = check.confirm(calls);
+        }
         match self.max_calls {
             Some(calls) => check.max_calls(calls),
             None => check,
@@ -54,9 +62,10 @@ impl Depth {
     }
 }
 
-/// Checks `function(*arguments)` and returns the report as JSON.
+/// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
+/// `rounds` is for [`Check::screen`], and with `inside` only what runs by [`inside`] counts.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -68,6 +77,10 @@ pub(crate) fn check(
     period: Option<u32>,
     raises: Option<Py<PyAny>>,
     checks: Option<Vec<String>>,
+    trim: Option<Py<PyAny>>,
+    rounds: Option<u32>,
+    confirm: Option<u32>,
+    inside: bool,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -75,15 +88,38 @@ pub(crate) fn check(
         time_budget: time_budget.map_err(|why| PyValueError::new_err(format!("time_budget: {why}")))?,
         period,
         checks: checks.map_or(Ok(Checks::ALL), |names| known(&names))?,
+        screen: rounds,
+        confirm,
     };
-    let watchdog = Watchdog::start(depth.time(), None);
+    let watchdog = match inside {
+        // What runs around the calls must not be torn out of its middle.
+        true => Watchdog::none(),
+        false => Watchdog::start(depth.time(), None),
+    };
     let callee = Callee::Function(function, arguments);
-    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?;
+    let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?
+        .trim_with(trim)
+        .watching_itself(inside);
     match run(&depth, &mut subject) {
         Ok(report) => Ok(report.to_json()),
         Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),
         Err(why) => Err(why),
     }
+}
+
+/// Calls `function()` so that what it allocates counts, within a call of a check with `inside`; elsewhere it is
+/// just called.
+#[pyfunction]
+pub(crate) fn inside(py: Python<'_>, function: Py<PyAny>) -> PyResult<Py<PyAny>> {
+    leaktight::watched(|| function.call0(py))
+}
+
+/// Leaves the hooks in place between checks, passing everything through, or takes them out again.
+#[pyfunction]
+pub(crate) fn keep_hooks(keep: bool) -> PyResult<()> {
+    // SAFETY: the GIL is held.
+    let kept = unsafe { leaktight::keep_hooks(keep) };
+    kept.map_err(|why| CheckError::new_err(why.to_string()))
 }
 
 /// # Errors
@@ -102,7 +138,7 @@ pub(crate) fn known(names: &[String]) -> PyResult<Checks> {
 /// Runs a check; the call's own exception comes back as it is.
 pub(crate) fn run(depth: &Depth, subject: &mut PythonSubject<'_>) -> PyResult<Report> {
     match depth.check().run(subject) {
-        Ok(report) => Ok(report),
+        Ok(report) => subject.trouble().map_or(Ok(report), Err),
         // Raised in the middle of the call, without a word.
         Err(Error::Call(why)) if why.is_instance_of::<CallTimeout>(subject.py()) => {
             let message = format!(

@@ -8,7 +8,9 @@ mod cli;
 mod exit;
 mod frames;
 mod garbage;
+mod heap;
 mod holders;
+mod info;
 mod interpreter;
 mod judge;
 mod statement;
@@ -23,7 +25,9 @@ mod _core {
     #[pymodule_export]
     use super::cli::main;
     #[pymodule_export]
-    use super::judge::{CheckError, check, render};
+    use super::heap::{allocators, heap_info, heap_trim};
+    #[pymodule_export]
+    use super::judge::{CheckError, check, inside, keep_hooks, render};
     #[pymodule_export]
     const CHECKS: [&str; leaktight::Checks::NAMES.len()] = leaktight::Checks::NAMES;
 }

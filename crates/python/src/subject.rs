@@ -32,6 +32,10 @@ pub(crate) struct PythonSubject<'py> {
     raises: Option<Py<PyAny>>,
     /// `types.CoroutineType`.
     coroutine: Py<PyAny>,
+    /// Frees the caches of the program under test.
+    trim: Option<Py<PyAny>>,
+    /// What `trim` raised; settling cannot fail, so the next call does.
+    trouble: Option<PyErr>,
     at_rest: AtRest,
     garbage: Garbage,
     /// Calls that were made.
@@ -42,6 +46,8 @@ pub(crate) struct PythonSubject<'py> {
     /// The folder of our own Python files.
     package: Option<String>,
     watchdog: Watchdog,
+    /// The callee says itself what counts, by [`inside`](crate::judge::inside).
+    watches_itself: bool,
     show_progress: Option<fn(u32, Duration)>,
 }
 
@@ -62,13 +68,32 @@ impl<'py> PythonSubject<'py> {
             frames_work: frames::install(py),
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            trim: None,
+            trouble: None,
             at_rest: AtRest::new(py)?,
             garbage: Garbage::new(py)?,
             calls: 0,
             types: None,
             watchdog,
+            watches_itself: false,
             show_progress,
         })
+    }
+
+    /// Only what the callee runs by [`inside`](crate::judge::inside) counts.
+    pub(crate) fn watching_itself(mut self, watches_itself: bool) -> Self {
+        self.watches_itself = watches_itself;
+        self
+    }
+
+    pub(crate) fn trim_with(mut self, trim: Option<Py<PyAny>>) -> Self {
+        self.trim = trim;
+        self
+    }
+
+    /// What went wrong and nobody has heard of yet.
+    pub(crate) fn trouble(&mut self) -> Option<PyErr> {
+        self.trouble.take()
     }
 
     pub(crate) fn py(&self) -> Python<'py> {
@@ -111,6 +136,9 @@ impl Subject for PythonSubject<'_> {
     type Error = PyErr;
 
     fn call(&mut self) -> Result<(), PyErr> {
+        if let Some(why) = self.trouble() {
+            return Err(why);
+        }
         self.calls += 1;
         self.watchdog.call_begins();
         let result = self.call_raw();
@@ -149,7 +177,17 @@ impl Subject for PythonSubject<'_> {
         self.py.check_signals()
     }
 
+    fn watches_itself(&self) -> bool {
+        self.watches_itself
+    }
+
     fn settle(&mut self) {
+        if let Some(trim) = &self.trim {
+            // What it frees counts, but not what it keeps itself.
+            let result = leaktight::unwatched(|| trim.call0(self.py));
+            // The first one tells most.
+            self.trouble = self.trouble.take().or(result.err());
+        }
         self.at_rest.settle(self.py);
     }
 

@@ -6,6 +6,7 @@ use crate::births::{Births, Pace, Rate};
 use crate::lost;
 use crate::rules::{Certainty, Reason, Rules, Verdict};
 use crate::scarce::{self, Spread};
+use crate::screen;
 use crate::trend::{Amount, Trend};
 
 /// Follows one run of calls.
@@ -132,6 +133,7 @@ impl Judge {
     /// The call after which [`Judge::look`] is to be called next.
     pub fn next_look(&self, calls: u32) -> u32 {
         let early = EARLY_LOOKS.into_iter().filter(|look| *look < self.rules.clean_at());
+        let early = self.rules.screen.into_iter().chain(early);
         let late = std::iter::successors(Some(self.rules.clean_at()), |look| look.checked_mul(2));
         let next = early.chain(late).find(|look| *look > calls).unwrap_or(u32::MAX);
         next.min(self.rules.max_calls)
@@ -153,6 +155,11 @@ impl Judge {
     /// Judges after `calls` calls.
     pub fn look(&mut self, calls: u32, sites: &[Site]) -> Next {
         let last = calls >= self.rules.max_calls;
+        if self.rules.screen.is_some_and(|first| calls <= first)
+            && let Some(outcome) = self.screened(calls, sites)
+        {
+            return Next::Done(outcome);
+        }
         let result = match self.decide(calls, sites) {
             Some(outcome) => Next::Done(outcome),
             None if last => Next::Done(self.exhausted(calls, sites)),
@@ -168,6 +175,16 @@ impl Judge {
             );
         }
         result
+    }
+
+    fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
+        let quiet = |scarce| {
+            let mut all = Births::default();
+            let sites = sites.iter().filter(|site| site.scarce == scarce);
+            sites.for_each(|site| all.join(&site.births));
+            screen::is_quiet(&all, calls)
+        };
+        (quiet(false) && quiet(true)).then(|| self.outcome(Verdict::Clean, Reason::NothingGrows, Vec::new(), 1))
     }
 
     /// The verdict when there can be no further call: time or memory ran out after `calls` calls.
@@ -246,7 +263,9 @@ impl Judge {
         let mut all = Births::default();
         sites.iter().for_each(|site| all.join(&site.births));
         // Early on only what looks like a steady leak is worth the cost of stacks.
-        let suspicious = calls >= self.rules.clean_at() || all.spread(calls / 8, calls - calls / 4, 4);
+        let suspicious = calls >= self.rules.clean_at()
+            || self.rules.screen.is_some()
+            || all.spread(calls / 8, calls - calls / 4, 4);
         if suspicious && self.sites_since.is_none() {
             self.sites_since = Some(calls);
         }

@@ -27,6 +27,7 @@ mod judge;
 mod lost;
 mod rules;
 mod scarce;
+mod screen;
 mod trend;
 
 pub use births::{Births, Rate};

@@ -7,6 +7,12 @@ pub struct Rules {
     pub period: u32,
     /// Never more calls than this.
     pub max_calls: u32,
+    /// Reachable growth is called a leak from here on, or after 32 periods if that is later. At the default
+    /// of 16,384 calls, no cache that is full after 2,048 calls can be mistaken for one.
+    pub confirm: u32,
+    /// A first look after so few calls, at least 4: unless every one of them, but for the first and the last,
+    /// has left something, they are clean, with a period of 1. `None` = no such look.
+    pub screen: Option<u32>,
 }
 
 impl Rules {
@@ -16,10 +22,9 @@ impl Rules {
         self.period.saturating_mul(4).max(16)
     }
 
-    /// Reachable growth is called a leak from here on. At the default of 16,384 calls, no cache that
-    /// is full after 2,048 calls can be mistaken for one.
+    /// Reachable growth is called a leak from here on.
     pub fn confirm(&self) -> u32 {
-        self.period.saturating_mul(32).max(16_384)
+        self.period.saturating_mul(32).max(self.confirm)
     }
 }
 
@@ -37,6 +42,8 @@ impl Default for Rules {
         Rules {
             period: 512,
             max_calls: 65_536,
+            confirm: 16_384,
+            screen: None,
         }
     }
 }

@@ -145,6 +145,43 @@ static PyObject *detached_wait(NOARGS)
     Py_RETURN_NONE;
 }
 
+/* Threads as a resource. Not in the manifest, which counts memory; their twins are twin_thread_joined and
+ * twin_thread_detached. */
+
+static void *waiting_body(void *Py_UNUSED(arg))
+{
+    for (;;)
+        pause();
+    return NULL;
+}
+
+static void *empty_body(void *Py_UNUSED(arg))
+{
+    return NULL;
+}
+
+/* Starts a thread, for somebody to join. */
+static PyObject *start_joinable(void *(*body)(void *))
+{
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, body, NULL);
+    if (error != 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *thread_left_running(NOARGS)
+{
+    return start_joinable(waiting_body);
+}
+
+static PyObject *thread_never_joined(NOARGS)
+{
+    return start_joinable(empty_body);
+}
+
 /* Pools of workers. */
 
 typedef void (*Job)(void);
@@ -275,6 +312,8 @@ PyMethodDef zoo_thread_methods[] = {
     {"leak_thread_detached", leak_thread_detached, METH_NOARGS, NULL},
     {"twin_thread_detached", twin_thread_detached, METH_NOARGS, NULL},
     {"detached_wait", detached_wait, METH_NOARGS, NULL},
+    {"thread_left_running", thread_left_running, METH_NOARGS, NULL},
+    {"thread_never_joined", thread_never_joined, METH_NOARGS, NULL},
     {"pool_start", pool_start, METH_O, NULL},
     {"leak_pool", leak_pool, METH_NOARGS, NULL},
     {"twin_pool", twin_pool, METH_NOARGS, NULL},

@@ -1,10 +1,7 @@
 //! One file per platform, each with `heap_info`, `heap_trim` and `allocators`.
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[path = "glibc.rs"]
-mod here;
-#[cfg(all(target_os = "linux", target_env = "musl"))]
-#[path = "musl.rs"]
+#[cfg(target_os = "linux")]
+#[path = "linux.rs"]
 mod here;
 #[cfg(target_os = "macos")]
 #[path = "macos.rs"]

@@ -103,8 +103,14 @@ impl Resources {
         if self.checks.garbage {
             now.extend((0..subject.uncollectable() as u64).map(|at| (Thing::Garbage(at), None)));
         }
+        let since = self.looked_at;
         // A number that was given out again since is another thing.
         let is_same = |thing: &Thing, then: &mut Mark| match now.get(thing) {
+            // A new thread tells its number when it gets to run, and may have been seen before.
+            Some(Some(mark)) if matches!(thing, Thing::Thread(_)) && mark.birth <= since => {
+                *then = *mark;
+                true
+            }
             Some(Some(mark)) => mark.birth <= then.birth || mark.birth > call,
             Some(None) => true,
             None => false,
@@ -115,7 +121,6 @@ impl Resources {
             .into_iter()
             .filter(|(thing, _)| !self.known.contains_key(thing) && !self.from_before.contains_key(thing))
             .collect();
-        let since = self.looked_at;
         let is_recent = |mark: &Mark| (since + 1..=call).contains(&mark.birth);
         for kind in [Kind::Fd, Kind::Thread, Kind::Child, Kind::File, Kind::Garbage] {
             let (seen, unseen): (Vec<_>, Vec<_>) = new

@@ -1,0 +1,83 @@
+"""What the tests need from elsewhere: published wheels, and Debian's libraries. Kept under build/packages."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from support import BUILD
+
+FOLDER = BUILD / "packages"
+
+#: Whose calls ours are measured by.
+PSUTIL = "psutil==7.2.2"
+
+
+def wheels(name: str, requirements: Sequence[str]) -> str:
+    """A folder for sys.path with these wheels (and options of pip's), for the interpreter that runs the tests."""
+    folder = FOLDER / "{}.{}".format(*sys.version_info) / name
+    with installed_once(folder, "\n".join(requirements)) as missing:
+        if missing:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+            get([*pip, "--target", str(folder), *requirements], ", ".join(requirements))
+    return str(folder)
+
+
+def debian_library(package: str, file: str) -> str:
+    """The path of a library from a Debian package: the installed one, or else one that is only unpacked."""
+    system = [Path(folder) / file for folder in ("/usr/lib/{}-linux-gnu".format(platform.machine()), "/usr/lib64", "/usr/lib")]
+    found = [path for path in system if path.exists()]
+    if found:
+        return str(found[0])
+    folder = FOLDER / package
+    with installed_once(folder, "") as missing:
+        if missing:
+            if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+                unavailable(f"{file}: install {package}, there is no apt-get to fetch it")
+            # Lists and a cache of its own, so that it needs no rights, and none of the system's need to be there.
+            state, cache = FOLDER / "apt" / "lists", FOLDER / "apt" / "cache"
+            state.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
+            apt = ["apt-get", "-qq", "-o", f"Dir::State::Lists={state}", "-o", f"Dir::Cache={cache}"]
+            if not any(state.glob("*_Packages*")):
+                get([*apt, "update"], package)
+            get([*apt, "download", package], package, folder)
+            (archive,) = folder.glob("*.deb")
+            get(["dpkg-deb", "-x", str(archive), str(folder)], package)
+    (path,) = folder.glob(f"usr/lib/*/{file}")
+    return str(path)
+
+
+@contextlib.contextmanager
+def installed_once(folder: Path, what: str) -> Iterator[bool]:
+    """Whether `folder` has yet to be filled with `what`; several test runs may ask at once."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    done = folder / ".done"
+    with open(FOLDER / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = not done.is_file() or done.read_text() != what
+        if missing:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield missing
+        done.write_text(what)
+
+
+def get(command: Sequence[str], what: str, folder: Path = FOLDER) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        unavailable(f"{what}: {done.stderr.strip()}")
+
+
+def unavailable(what: str) -> NoReturn:
+    """In CI nothing may be left out."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(f"cannot be had here: {what}")
