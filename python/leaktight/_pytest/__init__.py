@@ -30,7 +30,7 @@ def install(config: pytest.Config) -> None:
     from leaktight._pytest.judge import Judge
     from leaktight._pytest.options import Options
     from leaktight._pytest.results import Results
-    from leaktight._pytest.summary import Summary
+    from leaktight._pytest.summary import ShortLines, Summary
     from leaktight._pytest.workers import Receiver, Sender
 
     options = Options.of(config)
@@ -43,6 +43,7 @@ def install(config: pytest.Config) -> None:
     results = Results()
     summary = Summary(config, options, results)
     manager.register(summary, "leaktight-summary")
+    manager.register(ShortLines(summary), "leaktight-short-lines")
     if getattr(option, "dist", "no") != "no" and manager.hasplugin("xdist"):
         manager.register(Receiver(summary.add), "leaktight-receiver")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
@@ -10,8 +11,7 @@ from typing import Any, Callable, Optional
 import pytest
 from _pytest.runner import CallInfo
 
-from leaktight import CheckError
-from leaktight._pytest import engine
+from leaktight import CheckError, _core
 from leaktight._pytest.baseline import Baseline
 from leaktight._pytest.options import Options
 from leaktight._pytest.results import LEAKED, Result, describe
@@ -19,6 +19,8 @@ from leaktight._pytest.rounds import NotRepeatable, rounds
 
 #: What judging one test may take, in seconds; a slow test may take longer, so that its rounds fit in.
 SECONDS_PER_TEST = 20.0
+#: Growth that something still holds is a leak from so many rounds on.
+CONFIRMED_AFTER = 1024
 
 
 class Judge:
@@ -35,10 +37,10 @@ class Judge:
 
     def pytest_sessionstart(self) -> None:
         self.started = time.monotonic()
-        engine.keep_hooks(True)
+        _core.keep_hooks(True)
 
     def pytest_unconfigure(self) -> None:
-        engine.keep_hooks(False)
+        _core.keep_hooks(False)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
@@ -74,7 +76,7 @@ class Judge:
         if result is None:
             return done
         self.deliver(result)
-        failing = [finding for finding in result.findings if finding["severity"] in self.options.fail_on]
+        failing = [finding for finding in result.leaks if finding["severity"] in self.options.fail_on]
         unknown = [finding for finding in failing if not self.baseline.knows(finding["site"])]
         if unknown and not self.options.update_baseline:
             report = pytest.TestReport(
@@ -127,25 +129,26 @@ class Judge:
                 return Result.not_judged(item, "the time budget of the run was used up", plain)
         self.repeating = True
         try:
-            with rounds(item, engine.inside) as run:
-                report = engine.check(
+            with rounds(item) as run:
+                report = _core.check(
                     item.nodeid,
                     run,
+                    (),
                     # The ordinary run was the first.
                     rounds=options.rounds - 1 if options.period == 1 else None,
                     period=options.period,
+                    confirm=CONFIRMED_AFTER,
                     checks=options.checks,
                     time_budget=budget,
+                    inside=True,
                 )
         except NotRepeatable as why:
             return Result.not_judged(item, f"it {why}", plain, time.monotonic() - started)
-        except TimeoutError:
-            return Result.not_judged(item, f"a round had not returned after {budget:.0f} s", plain, time.monotonic() - started)
         except CheckError as why:
             return Result.not_judged(item, str(why), plain, time.monotonic() - started, blind=True)
         finally:
             self.repeating = False
-        return Result.of(item, report, plain, time.monotonic() - started)
+        return Result.of(item, json.loads(report), plain, time.monotonic() - started)
 
     def _options(self, item: pytest.Item) -> tuple[Optional[Options], str]:
         options = self.options.for_test(item)

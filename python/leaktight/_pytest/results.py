@@ -45,6 +45,7 @@ class Result:
         if report["findings"] and not findings:
             verdict = "clean"
         for finding in findings:
+            finding["stack"] = _without_runner(finding["stack"])
             finding["site"] = site(finding, str(item.path))
             finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
         reason = "" if verdict in ("clean", "leak") else report["reason"]
@@ -55,6 +56,11 @@ class Result:
     @classmethod
     def not_judged(cls, item: pytest.Item, reason: str, plain: float, seconds: float = 0.0, blind: bool = False) -> Result:
         return cls(item.nodeid, "not judged", reason, 1, plain, seconds, [], blind, *_place(item))
+
+    @property
+    def leaks(self) -> list[dict[str, Any]]:
+        """The findings that are certain enough to act on."""
+        return self.findings if self.verdict == "leak" else []
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -71,6 +77,19 @@ def _kept_by_pytest(config: pytest.Config, finding: dict[str, Any]) -> bool:
     base: Optional[Path] = getattr(factory, "_basetemp", None)
     examples = finding.get("examples") or []
     return finding["kind"] == "file" and base is not None and bool(examples) and all(str(base) in example for example in examples)
+
+
+#: Folders and files of what runs tests.
+RUNNERS = ("/_pytest/", "/pluggy/", "/unittest/", "/pytest_asyncio/", "/anyio/", "/asyncio/", "/hypothesis/")
+
+
+def _without_runner(stack: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A stack that ends with the test, not with what called it."""
+    is_runner = lambda frame: frame["python"] and any(part in (frame.get("file") or "") for part in RUNNERS)  # noqa: E731
+    end = len(stack)
+    while end and is_runner(stack[end - 1]):
+        end -= 1
+    return stack[:end] or stack
 
 
 def site(finding: dict[str, Any], test_file: str) -> list[str]:
@@ -174,7 +193,7 @@ class Results:
         """Errors first, then what most tests reach."""
         found: dict[tuple[str, ...], Group] = {}
         for result in self.all:
-            for finding in result.findings:
+            for finding in result.leaks:
                 group = found.setdefault((finding["severity"], *finding["site"]), Group(finding))
                 if result not in group.tests:
                     group.tests.append(result)

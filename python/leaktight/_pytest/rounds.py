@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
@@ -12,14 +13,17 @@ import pytest
 from _pytest.runner import runtestprotocol
 from _pytest.warnings import catch_warnings_for_item
 
+from leaktight import _core
+
 
 class NotRepeatable(Exception):
     """A round did not pass, though the test did. The message follows "it"."""
 
 
 @contextlib.contextmanager
-def rounds(item: pytest.Function, count_inside: Callable[..., Any]) -> Iterator[Callable[[], None]]:
-    """A function that runs one round. Only the call phase runs within ``count_inside``.
+def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
+    """A function that runs one round. Only the call phase counts: what pytest and fixtures allocate around
+    it is not the test's.
 
     :raises NotRepeatable: (the function) when the round fails or skips.
     """
@@ -40,12 +44,19 @@ def rounds(item: pytest.Function, count_inside: Callable[..., Any]) -> Iterator[
             if not report.passed:
                 raise NotRepeatable(_what_happened(report))
 
-    item.runtest = functools.partial(count_inside, body)  # type: ignore[method-assign]
+    item.runtest = functools.partial(_counted, body)  # type: ignore[method-assign]
     try:
         with _same_examples(item), _no_folders_kept(item.config):
             yield run
     finally:
         del item.runtest
+
+
+def _counted(body: Callable[[], None]) -> None:
+    # Clears the free lists of the interpreter: an object of a leak that came out of one would be a block
+    # that the set-up has allocated.
+    gc.collect()
+    _core.inside(body)
 
 
 def _what_happened(report: pytest.TestReport) -> str:

@@ -19,6 +19,8 @@ MOST_FINDINGS = 10
 MOST_TESTS = 3
 #: Reasons why tests were not judged, warnings, and unused entries of the baseline.
 MOST_LINES = 5
+#: Columns where there is no terminal.
+WIDE = 160
 
 
 class Summary:
@@ -65,38 +67,16 @@ class Summary:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         lines = list(self._lines(str(self.config.rootpath)))
         terminalreporter.write_sep("=", "leaks")
-        width = max(terminalreporter._tw.fullwidth, 80)
         for line in lines:
-            terminalreporter.write_line(line if len(line) <= width else line[: width - 1] + "…")
+            terminalreporter.write_line(_cut(line, terminalreporter))
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            for line in files.annotations(self._new(), self.config.rootpath):
+            for line in files.annotations(self.new(), self.config.rootpath):
                 terminalreporter.write_line(line)
-
-    # Outermost: these lines belong below pytest's own short summary.
-    @pytest.hookimpl(wrapper=True, tryfirst=True, specname="pytest_terminal_summary")
-    def short_lines(self, terminalreporter: Any) -> Iterator[None]:
-        yield
-        new = self._new()
-        if not new:
-            return
-        shown = {"f": "failed", "E": "error", "s": "skipped", "x": "xfailed", "X": "xpassed", "p": "passed"}
-        if not any(terminalreporter.stats.get(shown.get(char, "")) for char in terminalreporter.reportchars):
-            terminalreporter.write_sep("=", "short test summary info", cyan=True, bold=True)
-        width = max(terminalreporter._tw.fullwidth, 80)
-        for group in new[:MOST_FINDINGS]:
-            where = group.finding["stack"][:1]
-            frame = f"{where[0].get('function') or '?'} {location(where[0], str(self.config.rootpath))}: " if where else ""
-            others = f" (and in {len(group.tests) - 1} more)" if len(group.tests) > 1 else ""
-            line = f" {group.tests[0].test}{others} - {frame}{group.finding['message']}"
-            terminalreporter.write("LEAKED", red=True)
-            terminalreporter.write_line(line if len(line) + 6 <= width else line[: width - 7] + "…")
-        if len(new) > MOST_FINDINGS:
-            terminalreporter.write_line(f"… and {len(new) - MOST_FINDINGS} more places that leak")
 
     def _failing(self) -> list[Group]:
         return [group for group in self.results.groups() if group.severity in self.options.fail_on]
 
-    def _new(self) -> list[Group]:
+    def new(self) -> list[Group]:
         if self.options.update_baseline:
             return []
         return [group for group in self._failing() if not self.baseline.knows(group.site)]
@@ -105,7 +85,7 @@ class Summary:
         return not self.results.judged and any(result.blind for result in self.results.all)
 
     def _lines(self, root: str) -> Iterator[str]:
-        new, failing = self._new(), self._failing()
+        new, failing = self.new(), self._failing()
         frames = 4 if len(new) <= MOST_FINDINGS // 2 else 2
         for group in new[:MOST_FINDINGS]:
             yield from describe(group.finding, root, frames).splitlines()
@@ -149,6 +129,38 @@ class Summary:
         plain, seconds = results.plain_seconds, results.seconds
         times = f", {(plain + seconds) / plain:.1f} times a plain run" if plain > 0 and seconds > 0 else ""
         return f"leaks: {', '.join(parts)}; {plain + seconds:.1f} s{times}"
+
+
+class ShortLines:
+    """A plugin that names each new leak in one line below pytest's own short summary."""
+
+    def __init__(self, summary: Summary) -> None:
+        self.summary = summary
+
+    # Outermost, so that it comes after everything else.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> Iterator[None]:
+        yield
+        new = self.summary.new()
+        if not new:
+            return
+        shown = {"f": "failed", "E": "error", "s": "skipped", "x": "xfailed", "X": "xpassed", "p": "passed"}
+        if not any(terminalreporter.stats.get(shown.get(char, "")) for char in terminalreporter.reportchars):
+            terminalreporter.write_sep("=", "short test summary info", cyan=True, bold=True)
+        for group in new[:MOST_FINDINGS]:
+            where = group.finding["stack"][:1]
+            frame = f"{where[0].get('function') or '?'} {location(where[0], str(self.summary.config.rootpath))}: " if where else ""
+            others = f" (and in {len(group.tests) - 1} more)" if len(group.tests) > 1 else ""
+            line = f"LEAKED {group.tests[0].test}{others} - {frame}{group.finding['message']}"
+            terminalreporter.write_line(_cut(line, terminalreporter))
+        if len(new) > MOST_FINDINGS:
+            terminalreporter.write_line(f"… and {len(new) - MOST_FINDINGS} more places that leak")
+
+
+def _cut(line: str, terminalreporter: Any) -> str:
+    """A line that fits on a terminal; logs are wide."""
+    width = terminalreporter._tw.fullwidth if terminalreporter.isatty else WIDE
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _places(count: int) -> str:
