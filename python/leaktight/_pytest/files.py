@@ -81,6 +81,8 @@ class Journal:
     def __init__(self, path: Optional[Path]) -> None:
         self.path = path
         self.file: Optional[IO[str]] = None
+        #: What is known of a run that crashed, for the header of this one.
+        self.last_crash = self._last_crash()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Journal:
@@ -110,8 +112,7 @@ class Journal:
         if self.file is not None:
             self.file.write(json.dumps(entry) + "\n")
 
-    def last_crash(self) -> list[str]:
-        """What is known of a run that crashed, for the header of the next one."""
+    def _last_crash(self) -> list[str]:
         if self.path is None or not self.path.exists():
             return []
         entries = list(_read(self.path))

@@ -40,7 +40,7 @@ class Result:
 
     @classmethod
     def of(cls, item: pytest.Item, report: dict[str, Any], plain: float, seconds: float) -> Result:
-        findings = [finding for finding in report["findings"] if not _kept_by_pytest(item.config, finding)]
+        findings = [finding for finding in report["findings"] if not _is_the_runners(item.config, finding)]
         verdict = report["verdict"]
         if report["findings"] and not findings:
             verdict = "clean"
@@ -71,25 +71,31 @@ def _place(item: pytest.Item) -> tuple[str, int]:
     return file, (line or 0) + 1
 
 
-def _kept_by_pytest(config: pytest.Config, finding: dict[str, Any]) -> bool:
-    """Whether these are files in pytest's own folder, which pytest keeps for a look and removes later."""
+#: Parts of the paths of what runs tests.
+RUNNERS = ("/_pytest/", "/pluggy/", "/unittest/case.py", "/pytest_asyncio/", "/anyio/pytest_plugin.py", "/asyncio/", "/hypothesis/")
+
+
+def _is_runner(frame: dict[str, Any]) -> bool:
+    return frame["python"] and any(part in (frame.get("file") or "") for part in RUNNERS)
+
+
+def _is_the_runners(config: pytest.Config, finding: dict[str, Any]) -> bool:
+    """Whether only what runs the test took part, or these are files in pytest's own folder, which it keeps for
+    a look and removes later."""
+    if finding["stack"] and all(map(_is_runner, finding["stack"])):
+        return True
     factory: Any = getattr(config, "_tmp_path_factory", None)
     base: Optional[Path] = getattr(factory, "_basetemp", None)
     examples = finding.get("examples") or []
     return finding["kind"] == "file" and base is not None and bool(examples) and all(str(base) in example for example in examples)
 
 
-#: Folders and files of what runs tests.
-RUNNERS = ("/_pytest/", "/pluggy/", "/unittest/", "/pytest_asyncio/", "/anyio/", "/asyncio/", "/hypothesis/")
-
-
 def _without_runner(stack: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A stack that ends with the test, not with what called it."""
-    is_runner = lambda frame: frame["python"] and any(part in (frame.get("file") or "") for part in RUNNERS)  # noqa: E731
     end = len(stack)
-    while end and is_runner(stack[end - 1]):
+    while end and _is_runner(stack[end - 1]):
         end -= 1
-    return stack[:end] or stack
+    return stack[:end]
 
 
 def site(finding: dict[str, Any], test_file: str) -> list[str]:

@@ -30,6 +30,9 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
     sections, properties = len(item._report_sections), len(item.user_properties)
     # An instance per round, as pytest makes one for each test.
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
+    # All of them: a test can ask for any by name while it runs.
+    fixtures = item.session._fixturemanager._arg2fixturedefs.values()
+    wide = [definition for definitions in fixtures for definition in definitions if definition.scope != "function"]
     body = item.runtest
 
     def run() -> None:
@@ -40,6 +43,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
             reports = runtestprotocol(item, log=False, nextitem=item.parent)
         del item._report_sections[sections:]
         del item.user_properties[properties:]
+        _forget_finished_fixtures(wide)
         for report in reports:
             if not report.passed:
                 raise NotRepeatable(_what_happened(report))
@@ -50,6 +54,18 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
             yield run
     finally:
         del item.runtest
+
+
+def _forget_finished_fixtures(wide: list[pytest.FixtureDef[Any]]) -> None:
+    """A fixture of a wider scope keeps a finalizer, and all that hangs on it, for each use by a fixture of
+    function scope, though that one is long finished (``FixtureDef.execute`` of pytest)."""
+    for definition in wide:
+        definition._finalizers[:] = [finalizer for finalizer in definition._finalizers if not _is_finished(finalizer)]
+
+
+def _is_finished(finalizer: Any) -> bool:
+    user = getattr(getattr(finalizer, "func", None), "__self__", None)
+    return isinstance(user, pytest.FixtureDef) and user.scope == "function" and user.cached_result is None
 
 
 def _counted(body: Callable[[], None]) -> None:

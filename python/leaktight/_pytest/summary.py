@@ -39,7 +39,7 @@ class Summary:
         self.journal.ended(result)
 
     def pytest_report_header(self) -> list[str]:
-        return self.journal.last_crash()
+        return self.journal.last_crash
 
     def pytest_sessionstart(self) -> None:
         self.journal.begin()
