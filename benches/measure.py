@@ -60,13 +60,14 @@ class Bench:
         package = (package or ROOT / "python").resolve()
         if not list(package.glob("leaktight/_core*.so")):
             raise BenchError(f"no leaktight/_core*.so in {package}: build it first")
+        site = _install(folder / "site")
         return Bench(
             package=package,
-            site=_install(folder / "site"),
+            site=site,
             zoo=_build_zoo(),
             pairs=_compile(CHILDREN / "pairs.c", folder / "pairs.so"),
             profile=folder / "memray.bin",
-            psutil_tests=_psutil_tests(),
+            psutil_tests=_psutil_tests(site),
         )
 
 
@@ -124,13 +125,14 @@ def _build_zoo() -> Sequence[str]:
         raise BenchError(str(error)) from error
 
 
-def _psutil_tests() -> Path:
-    sys.path.insert(0, str(ROOT / "tests"))
-    import sources
+def _psutil_tests(site: Path) -> Path:
+    sys.path += [str(ROOT / "tests"), str(site)]
+    import packages
+    import pytest
 
     try:
-        return sources.tests_of(sources.PSUTIL)
-    except sources.SourceError as error:
+        return packages.tests_of(packages.PSUTIL)
+    except (pytest.fail.Exception, pytest.skip.Exception) as error:
         raise BenchError(str(error)) from error
 
 

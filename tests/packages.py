@@ -1,4 +1,4 @@
-"""What the tests need from elsewhere: published wheels, and Debian's libraries. Kept under build/packages."""
+"""What the tests need from elsewhere: published packages, and Debian's libraries. Kept under build/packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,8 +19,9 @@ from support import BUILD
 
 FOLDER = BUILD / "packages"
 
-#: Whose calls ours are measured by.
+#: Whose calls ours are measured by, and whose own tests are run here.
 PSUTIL = "psutil==7.2.2"
+PSLEAK = "psleak==0.1.6"
 
 
 def wheels(name: str, requirements: Sequence[str]) -> str:
@@ -30,6 +32,29 @@ def wheels(name: str, requirements: Sequence[str]) -> str:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
             get([*pip, "--target", str(folder), *requirements], ", ".join(requirements))
     return str(folder)
+
+
+def source(requirement: str) -> Path:
+    """The unpacked source distribution of a package."""
+    folder = FOLDER / "sources" / requirement
+    name = requirement.replace("==", "-")
+    with installed_once(folder, requirement) as missing:
+        if missing:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-binary=:all:"]
+            get([*pip, "--no-deps", "--dest", str(folder), requirement], requirement)
+            with tarfile.open(folder / f"{name}.tar.gz") as archive:
+                archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    return folder / name
+
+
+def tests_of(requirement: str) -> Path:
+    """A folder that holds a package's tests and nothing else of it, so that they import what is installed."""
+    tests = source(requirement) / "tests"
+    folder = FOLDER / "tests" / requirement
+    with installed_once(folder, requirement) as missing:
+        if missing:
+            shutil.copytree(tests, folder / "tests")
+    return folder
 
 
 def debian_library(package: str, file: str) -> str:

@@ -81,9 +81,9 @@ def leaktight(python: Python, *arguments: str, **more: Any) -> subprocess.Comple
     return run(python, ["-m", "leaktight", *arguments], paths=zoo_paths()[python.version], **more)
 
 
-def check(python: Python, case: Case, *arguments: str) -> dict[str, Any]:
+def check(python: Python, case: Case, *arguments: str, **more: Any) -> dict[str, Any]:
     """Judges a case of the zoo; the report as a dictionary."""
-    done = leaktight(python, "check", "--json", "-s", case.setup, *arguments, case.statement)
+    done = leaktight(python, "check", "--json", "-s", case.setup, *arguments, case.statement, **more)
     if done.returncode not in (0, 1, 3):
         raise AssertionError(f"{case.name}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout)

@@ -7,10 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import sources
+import packages
 import support
 
 PYTHON = support.pythons()[0]
@@ -49,7 +50,7 @@ def run_tests(folder: Path, files: tuple[str, ...], *arguments: str, paths: tupl
         # Neither the packages' own settings of pytest nor ours.
         ["-m", "pytest", "-p", "as_psleak", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "-rA",
          *arguments, *(str(folder / "tests" / file) for file in files)],
-        paths=[*paths, str(support.ROOT / "tests"), *support.zoo_paths()[PYTHON.version]],
+        paths=[*paths, str(support.ROOT / "tests"), packages.wheels("psutil", [packages.PSUTIL])],
         env={"PYTHONMALLOC": "", "PYTHONUNBUFFERED": ""},
         timeout=600,
     )
@@ -67,7 +68,7 @@ def extension() -> str:
     """The folder of the extension that psleak's tests call."""
     interpreter = support.zoo_build.probe(PYTHON.path)
     target = BUILD / f"test_ext{interpreter.extension_suffix}"
-    source = sources.tests_of(sources.PSLEAK) / "tests" / "test_ext.c"
+    source = packages.tests_of(packages.PSLEAK) / "tests" / "test_ext.c"
     with support.zoo_build.locked(BUILD):
         if support.zoo_build.stale(target, [source]):
             support.zoo_build.compile_shared("cc", target, [source], ["-DPSLEAK_POSIX", f"-I{interpreter.include}"])
@@ -76,7 +77,7 @@ def extension() -> str:
 
 @pytest.mark.parametrize("workers", [(), ("-n", "4")], ids=["alone", "4 workers"])
 def test_psleaks_own_tests_pass_but_for_those_that_do_not_apply(extension, workers):
-    outcomes = run_tests(sources.tests_of(sources.PSLEAK), PSLEAK_TESTS, *workers, paths=(extension,))
+    outcomes = run_tests(packages.tests_of(packages.PSLEAK), PSLEAK_TESTS, *workers, paths=(extension,))
     assert failed(outcomes) == EXCLUDED, outcomes[""]
     assert sum(outcome == "PASSED" for outcome in outcomes.values()) >= 51, outcomes[""]
 
@@ -91,39 +92,51 @@ def test_the_docs_list_what_does_not_apply():
 
 @pytest.mark.parametrize("workers", [(), (), (), ("-n", "4")], ids=["first", "second", "third", "4 workers"])
 def test_psutils_leak_tests_pass(workers):
-    outcomes = run_tests(sources.tests_of(sources.PSUTIL), ("test_memleaks.py",), *workers)
+    outcomes = run_tests(packages.tests_of(packages.PSUTIL), ("test_memleaks.py",), *workers)
     assert not failed(outcomes), outcomes[""]
     assert sum(outcome == "PASSED" for outcome in outcomes.values()) >= 80, outcomes[""]
 
 
-#: One line of psutil/arch/linux/disk.c, without which `disk_partitions` leaks.
-FORGOTTEN = {"memory": "        Py_CLEAR(py_mountp);\n", "descriptor": "    endmntent(file);\n    return py_retlist;\n"}
+@dataclass(frozen=True)
+class Mistake:
+    """A line of psutil/arch/linux/disk.c, without which `disk_partitions` leaks, and how that is told."""
+
+    line: str
+    after: str
+    error: str
+    told: str
 
 
-def leaky_psutil(forgotten: str) -> str:
-    """psutil, built without that line."""
-    folder = BUILD / f"psutil-leaks-{forgotten}"
-    site = folder / "site"
-    with support.zoo_build.locked(folder):
-        if not site.is_dir():
-            tree = folder / "source"
-            shutil.copytree(sources.source(sources.PSUTIL), tree, dirs_exist_ok=True)
-            file = tree / "psutil" / "arch" / "linux" / "disk.c"
-            text, line = file.read_text(), FORGOTTEN[forgotten]
-            assert text.count(line) == 1
-            file.write_text(text.replace(line, "return py_retlist;\n" * line.count("return")))
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command = [*pip, "--target", str(folder / "partial"), str(tree)]
-            subprocess.run(command, check=True, env={**os.environ, "CFLAGS": "-g -O1"})
-            (folder / "partial").rename(site)
-    return str(site)
+MISTAKES = {
+    "memory": Mistake("        Py_CLEAR(py_mountp);\n", "", "MemoryLeakError", r"disk\.c:\d+ +py_mountp = PyUnicode_"),
+    "descriptor": Mistake("    endmntent(file);\n", "    return py_retlist;\n", "UnclosedFdError", r"disk\.c:\d+ +file = setmntent"),
+}
 
 
-def test_a_leak_in_psutil_is_found_and_named():
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_leak_in_psutil_is_found_and_named(name):
+    psutil = leaky_psutil(name, MISTAKES[name])
     outcomes = run_tests(
-        sources.tests_of(sources.PSUTIL), ("test_memleaks.py",), "-k", "disk or boot_time", paths=(leaky_psutil("memory"),)
+        packages.tests_of(packages.PSUTIL), ("test_memleaks.py",), "-k", "disk or boot_time", paths=(psutil,)
     )
     assert failed(outcomes) == {"test_memleaks.py::TestModuleFunctionsLeaks::test_disk_partitions"}, outcomes[""]
     text = outcomes[""]
-    assert "psutil_disk_partitions" in text and re.search(r"arch/linux/disk\.c:\d+  py_mountp = ", text), text
-    assert "`str` objects" in text and "lost" in text, text
+    assert MISTAKES[name].error in text and re.search(MISTAKES[name].told, text), text
+
+
+def leaky_psutil(name: str, mistake: Mistake) -> str:
+    """psutil, built with the mistake."""
+    folder = BUILD / f"psutil-leaks-{name}"
+    source = packages.source(packages.PSUTIL)
+    with packages.installed_once(folder, repr(mistake)) as missing:
+        if missing:
+            tree = folder / "source"
+            shutil.copytree(source, tree)
+            file = tree / "psutil" / "arch" / "linux" / "disk.c"
+            text, right = file.read_text(), mistake.line + mistake.after
+            assert text.count(right) == 1
+            file.write_text(text.replace(right, mistake.after))
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            environment = {**os.environ, "CFLAGS": "-g -O1"}
+            subprocess.run([*pip, "--target", str(folder / "site"), str(tree)], check=True, env=environment)
+    return str(folder / "site")

@@ -20,9 +20,9 @@ class GCDebugger:
     """
 
     #: Exceptions and what hangs on them form cycles that go away with the handler; the main thread stays.
-    TRANSIENT_TYPES = (types.FrameType, types.TracebackType, type(threading.main_thread()), BaseException)
+    TRANSIENT_TYPES: tuple[type, ...] = (types.FrameType, types.TracebackType, type(threading.main_thread()), BaseException)
     #: These refer to nothing.
-    SCALAR_TYPES = (int, float, complex, str, bytes, bytearray, type(None))
+    SCALAR_TYPES: tuple[type, ...] = (int, float, complex, str, bytes, bytearray, type(None))
 
     def __init__(self) -> None:
         self.before: list[Any] = []

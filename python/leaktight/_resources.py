@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import threading
@@ -47,8 +48,8 @@ class Resources:
     def newest_descriptors(self, count: int) -> set[Union[OpenFile, Connection]]:
         """The highest numbers of those that are open by now: the last ones to be leaked."""
         new = [fd for fd in _numbers(_DESCRIPTORS) if fd not in self.descriptors]
-        described = filter(None, map(_describe, sorted(new, reverse=True)))
-        return {descriptor for _, descriptor in zip(range(count), described)}
+        described = (_describe(fd) for fd in sorted(new, reverse=True))
+        return set(itertools.islice((one for one in described if one is not None), count))
 
     def newest_python_threads(self, count: int) -> set[threading.Thread]:
         """Those that run by now and did not."""

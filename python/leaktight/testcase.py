@@ -86,7 +86,7 @@ class MemoryLeakTestCase(unittest.TestCase):
     #: While something grows, calls go on as in so many runs of psleak, each half as long again as the last.
     retries: int = 10
     #: Bytes by which `times` calls may grow memory: for all metrics, or by metric.
-    tolerance: Union[int, dict[str, int], None] = 0
+    tolerance: Union[int, dict[str, int]] = 0
     #: Frees caches. Called before memory is counted, each time.
     trim_callback: Optional[Callable[[], Any]] = None
     checkers: Checkers = Checkers()

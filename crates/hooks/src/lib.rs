@@ -2,7 +2,7 @@
 //! allocator hooks.
 //!
 //! The only large unsafe room. [`start`] puts our functions into the slots, every
-//! allocation then passes through `native`, `mapping` or `pymem`, is noted in the live set, and goes on to
+//! allocation then passes through `native`, `operators`, `mapping` or `pymem`, is noted in the live set, and goes on to
 //! the real function; [`stop`] takes them out again. `threads` and `descriptors` stand in front of what
 //! starts threads, opens descriptors and makes files, and leave a `Mark` of who did it.
 //! Nothing here judges, and nothing here allocates from a heap that it watches.
@@ -15,6 +15,7 @@ mod followed;
 mod mapping;
 mod marks;
 mod native;
+mod operators;
 mod pymem;
 mod slots;
 mod state;

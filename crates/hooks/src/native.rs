@@ -146,7 +146,7 @@ unsafe extern "C" fn free(block: Pointer) {
 }
 
 #[inline(always)]
-fn allocate(family: Family, size: usize, call: impl Fn() -> Pointer) -> Pointer {
+pub(crate) fn allocate(family: Family, size: usize, call: impl Fn() -> Pointer) -> Pointer {
     let Some(watch) = Watch::allocations() else {
         return call();
     };

@@ -1,9 +1,9 @@
 //! Putting hooks into relocation slots, and taking them out.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{descriptors, mapping, native, threads};
+use crate::{descriptors, mapping, native, operators, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
@@ -30,8 +30,23 @@ pub struct PatchCount {
     pub slots: usize,
 }
 
-/// Every function that is replaced while tracking.
+/// Whether the allocator of this process serves operators itself.
+static HAS_OPERATORS: AtomicBool = AtomicBool::new(false);
+
+/// Every function that is replaced while tracking, if it is found.
 pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
+    always_replaced().chain(operators())
+}
+
+fn operators() -> &'static [ReplacedFunction] {
+    if HAS_OPERATORS.load(Ordering::Relaxed) {
+        operators::FUNCTIONS
+    } else {
+        &[]
+    }
+}
+
+fn always_replaced() -> impl Iterator<Item = &'static ReplacedFunction> {
     native::FUNCTIONS
         .iter()
         .chain(mapping::FUNCTIONS)
@@ -43,19 +58,46 @@ pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
 /// order, as the loader itself resolves it. (`dlsym(RTLD_DEFAULT)` would return the PLT stub
 /// of a non-PIE program.) Returns the name of an essential one that nobody defines.
 pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
+    let mut libc_serves = true;
     loaded_objects(|object| {
-        for function in replaced_functions() {
+        for function in always_replaced() {
             if function.real.load(Ordering::Relaxed) == 0
                 && let Some(address) = object.defines(function.name)
             {
                 function.real.store(address, Ordering::Relaxed);
             }
         }
+        libc_serves &= !is_allocator(object);
     });
+    if !libc_serves {
+        find_operators();
+    }
     let missing = native::FUNCTIONS[..native::ESSENTIAL]
         .iter()
         .find(|function| function.real.load(Ordering::Relaxed) == 0);
     missing.map_or(Ok(()), |function| Err(function.name))
+}
+
+/// Finds the operators that the allocator itself serves: of each the first definition in load order, if that
+/// is the allocator's.
+fn find_operators() {
+    HAS_OPERATORS.store(true, Ordering::Relaxed);
+    for function in operators() {
+        let mut first = None;
+        loaded_objects(|object| {
+            if first.is_none()
+                && let Some(address) = object.defines(function.name)
+            {
+                first = Some(if is_allocator(object) { address } else { 0 });
+            }
+        });
+        function.real.store(first.unwrap_or(0), Ordering::Relaxed);
+    }
+}
+
+/// Whether this object serves `malloc`, and is not libc.
+fn is_allocator(object: &LoadedObject<'_>) -> bool {
+    object.contains(native::MALLOC.load(Ordering::Relaxed)) && object.defines(c"__libc_start_main").is_none()
 }
 
 /// Puts the hooks into every slot that holds the real function. Safe to repeat: what is
@@ -99,14 +141,20 @@ fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> bool {
     let value = read(slot);
     let function = match known.at(value) {
         Some(function) if function.hook.0 as usize == value => return true,
-        Some(function) => Some(function),
-        None if slot.lazy && slot.undefined && object.executes(value) => {
-            let name = slot.symbol_name();
-            replaced_functions().find(|function| function.name == name && function.real.load(Ordering::Relaxed) != 0)
-        }
-        None => None,
+        known => known,
     };
+    let function = function.or_else(|| by_name(object, slot, value));
     function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
+}
+
+/// Whose address the loader will put into a slot that is not bound yet.
+fn by_name(object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> Option<&'static ReplacedFunction> {
+    // libstdc++, for one, defines the operators itself, but is bound to those of the allocator.
+    let waits = slot.lazy && object.executes(value) && (slot.undefined || !operators().is_empty());
+    let name = if waits { slot.symbol_name() } else { return None };
+    let has_name = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) != 0 && function.name == name;
+    let operator = operators().iter().find(has_name);
+    operator.or_else(|| always_replaced().find(has_name).filter(|_| slot.undefined))
 }
 
 /// Hooks and real functions by address, for the many slots that are looked at.

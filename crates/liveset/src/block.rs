@@ -18,6 +18,8 @@ pub enum Family {
     PyMem = 5,
     /// `PyObject_Malloc` and its siblings: every Python object.
     PyObject = 6,
+    /// `operator new`, where it does not come from `malloc`.
+    New = 7,
 }
 
 impl Family {
@@ -31,6 +33,7 @@ impl Family {
             Family::Mmap => "mmap",
             Family::PyMem => "PyMem_Malloc",
             Family::PyObject => "PyObject_Malloc",
+            Family::New => "operator new",
         }
     }
 
@@ -42,7 +45,8 @@ impl Family {
             3 => Family::Aligned,
             4 => Family::Mmap,
             5 => Family::PyMem,
-            _ => Family::PyObject,
+            6 => Family::PyObject,
+            _ => Family::New,
         }
     }
 }
