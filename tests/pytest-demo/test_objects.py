@@ -92,6 +92,10 @@ def test_expected_failure():
     raise AssertionError
 
 
+def test_sorted(document):
+    assert sorted(document) == ["rows"]
+
+
 def test_buffer():
     zoo.twin_lazy_buffer()
     zoo.twin_strdup()

@@ -13,12 +13,15 @@ it survives changes to the code around it.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 
+from leaktight._pytest.options import Options
 from leaktight._pytest.results import Group
 
 HEADER = "# Leaks that `pytest --leaks` knows and that fail no test. Each entry needs a reason.\n"
@@ -32,12 +35,12 @@ class Baseline:
         self.entries = list(entries)
 
     @classmethod
-    def read(cls, path: Optional[Path], *, reasons: bool = True) -> Baseline:
+    def read(cls, options: Options) -> Baseline:
         """A file that is not there yet has no entries.
 
-        :param reasons: whether each entry must say why it is there.
         :raises pytest.UsageError: saying what is wrong with the file.
         """
+        path = options.baseline
         if path is None or not path.exists():
             return cls(path, [])
         try:
@@ -47,7 +50,7 @@ class Baseline:
         if not isinstance(entries, list):
             raise pytest.UsageError(f"baseline {path}: leak must be an array of tables: [[leak]]")
         for number, entry in enumerate(entries, 1):
-            wrong = _wrong(entry, reasons)
+            wrong = _wrong(entry, reasons=not options.update_baseline)
             if wrong:
                 raise pytest.UsageError(f"baseline {path}: entry {number}: {wrong}")
         return cls(path, entries)
@@ -81,17 +84,14 @@ class Baseline:
 
 
 def _toml() -> Any:
-    try:
-        import tomllib
-    except ImportError:  # Before CPython 3.11.
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise pytest.UsageError("a baseline needs the package tomli on this Python: pip install tomli") from None
-    return tomllib
+    # tomli is what the standard library has from CPython 3.11 on.
+    for name in ("tomllib", "tomli"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise pytest.UsageError("a baseline needs the package tomli on this Python: pip install tomli")
 
 
-def _wrong(entry: Any, reasons: bool) -> str:
+def _wrong(entry: Any, *, reasons: bool) -> str:
     if not isinstance(entry, dict):
         return "it must be a table: [[leak]]"
     unknown = sorted(set(entry) - {"kind", "stack", "reason"})
@@ -116,6 +116,5 @@ def _text(entry: dict[str, Any]) -> str:
 
 def _string(text: str) -> str:
     """A basic string (TOML 1.0): quotes, backslashes and control characters are escaped."""
-    escapes = {'"': '\\"', "\\": "\\\\"}
-    escape = lambda char: escapes.get(char) or (f"\\u{ord(char):04x}" if ord(char) < 32 or ord(char) == 127 else char)  # noqa: E731
-    return '"' + "".join(escape(char) for char in text) + '"'
+    escapes = {'"': '\\"', "\\": "\\\\", **{chr(code): f"\\u{code:04x}" for code in (*range(32), 127)}}
+    return '"' + "".join(escapes.get(char, char) for char in text) + '"'

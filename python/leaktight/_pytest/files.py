@@ -53,7 +53,7 @@ def add_to_junit(config: pytest.Config, results: Results) -> None:
             xml.add_global_property(f"leaktight.{name}", value)
 
 
-def annotations(groups: list[Group], root: Path) -> Iterator[str]:
+def github_annotations(groups: list[Group], root: Path) -> Iterator[str]:
     """Workflow commands that show each leak beside its line."""
     for group in groups:
         test = group.tests[0]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from collections.abc import Generator, Iterator
+from typing import Any, Callable, Optional, cast
 
 import pytest
 from _pytest.runner import CallInfo
@@ -29,7 +29,7 @@ class Judge:
     def __init__(self, config: pytest.Config, options: Options, deliver: Callable[[Result], None]) -> None:
         self.options = options
         self.deliver = deliver
-        self.baseline = Baseline.read(options.baseline)
+        self.baseline = Baseline.read(options)
         self.started = time.monotonic()
         #: The reports of the last run of the test that runs now, by phase.
         self.phases: dict[str, pytest.TestReport] = {}
@@ -52,18 +52,18 @@ class Judge:
         return f"leaks: {count:,} test{'s' if count != 1 else ''}, about {runs + 1:,} times a plain run, more where something stays behind"
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
         if not self.repeating:
             if report.when == "setup":  # A plugin may run a test again.
                 self.phases.clear()
-            self.phases[report.when] = report
+            self.phases[report.when or ""] = report
         return report
 
     # Outermost, so that what limits or decorates one run of a test (a timeout, a rerun) is over when the
     # rounds begin.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: Optional[pytest.Item]) -> Iterator[None]:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: Optional[pytest.Item]) -> Generator[None, object, object]:
         self.phases.clear()
         with self._scopes_above_stay(item):
             done = yield
@@ -87,8 +87,8 @@ class Judge:
                 longrepr="\n\n".join(describe(finding) for finding in unknown),
                 when="call",
                 duration=result.seconds,
-                **{LEAKED: True},
             )
+            setattr(report, LEAKED, True)
             item.ihook.pytest_runtest_logreport(report=report)
         return done
 
@@ -104,9 +104,9 @@ class Judge:
         plain = state.teardown_exact
 
         def teardown_exact(nextitem: Optional[pytest.Item]) -> None:
-            plain(item.parent if self._passed(("setup", "call")) else nextitem)
+            plain(cast(Any, item.parent) if self._passed(("setup", "call")) else nextitem)
 
-        state.teardown_exact = teardown_exact
+        state.teardown_exact = teardown_exact  # type: ignore[method-assign]
         try:
             yield
         finally:

@@ -164,11 +164,11 @@ class Group:
 
     @property
     def severity(self) -> str:
-        return self.finding["severity"]
+        return str(self.finding["severity"])
 
     @property
     def site(self) -> list[str]:
-        return self.finding["site"]
+        return list(self.finding["site"])
 
 
 class Results:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import gc
 from collections.abc import Iterator
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, cast
 
 import pytest
 from _pytest.runner import runtestprotocol
@@ -40,7 +40,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
             item.__dict__.pop(name, None)
         with _warnings_of(item):
             # Nothing above the test is torn down: its parent is what comes "next".
-            reports = runtestprotocol(item, log=False, nextitem=item.parent)
+            reports = runtestprotocol(item, log=False, nextitem=cast(Any, item.parent))
         del item._report_sections[sections:]
         del item.user_properties[properties:]
         _forget_finished_fixtures(wide)

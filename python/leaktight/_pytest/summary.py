@@ -30,7 +30,7 @@ class Summary:
         self.config = config
         self.options = options
         self.results = results
-        self.baseline = Baseline.read(options.baseline, reasons=not options.update_baseline)
+        self.baseline = Baseline.read(options)
         self.journal = files.Journal.of(config)
         self.missing_reasons = 0
 
@@ -70,7 +70,7 @@ class Summary:
         for line in lines:
             terminalreporter.write_line(_cut(line, terminalreporter))
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            for line in files.annotations(self.new(), self.config.rootpath):
+            for line in files.github_annotations(self.new(), self.config.rootpath):
                 terminalreporter.write_line(line)
 
     def _failing(self) -> list[Group]:

@@ -3,7 +3,7 @@ that crashes takes no more than its last result with it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Callable
 
 import pytest
@@ -26,8 +26,8 @@ class Sender:
         return taken
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_report_to_serializable(self) -> Iterator[None]:
-        data: Any = yield
+    def pytest_report_to_serializable(self) -> Generator[None, Any, Any]:
+        data = yield
         if isinstance(data, dict) and self.pending:
             data[KEY] = self._take()
         return data
@@ -47,7 +47,7 @@ class Receiver:
             self.deliver(Result(**result))
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_report_from_serializable(self, data: dict[str, Any]) -> Iterator[None]:
+    def pytest_report_from_serializable(self, data: dict[str, Any]) -> Generator[None, Any, Any]:
         self._receive(data.pop(KEY, []))
         return (yield)
 
