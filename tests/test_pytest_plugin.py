@@ -368,6 +368,12 @@ def test_reruns(project):
     assert all(count in run["text"] for count in ("1 failed", "2 passed", "1 leaked", "2 rerun"))
 
 
+def test_tracemalloc_is_not_judged(project):
+    project.write("import tracemalloc\ndef test_it():\n    tracemalloc.start()\n    list(range(1000))\n    tracemalloc.stop()")
+    run = project.leaks()
+    assert run["tests"][0]["reason"].startswith("it starts tracemalloc")
+
+
 def test_doctests_are_not_judged(project):
     project.write('def one():\n    """\n    >>> one()\n    1\n    """\n    return 1\n', "module.py")
     run = project.leaks("--doctest-modules")
@@ -545,8 +551,8 @@ def test_interrupted_run_tells_what_it_knows(project):
         time.sleep(0.05)
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    output = process.stdout.read()
-    assert process.wait(10) == pytest.ExitCode.INTERRUPTED
+    output, _ = process.communicate(timeout=10)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert time.monotonic() - started < 3
     assert "LEAKED test_it.py::test_leaks" in output and "KeyboardInterrupt" in output
 

@@ -17,7 +17,7 @@ from leaktight import _core
 
 
 class NotRepeatable(Exception):
-    """A round did not pass, though the test did. The message follows "it"."""
+    """The rounds of a test cannot be compared. The message follows "it"."""
 
 
 @contextlib.contextmanager
@@ -25,13 +25,14 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
     """A function that runs one round. Only the call phase counts: what pytest and fixtures allocate around
     it is not the test's.
 
-    :raises NotRepeatable: (the function) when the round fails or skips.
+    :raises NotRepeatable: (the function) when the round fails or skips, or traces memory itself.
     """
     sections, properties = len(item._report_sections), len(item.user_properties)
     # An instance per round, as pytest makes one for each test.
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
     # All of them: a test can ask for any by name while it runs.
     fixtures = item.session._fixturemanager._arg2fixturedefs.values()
+    tracing: list[int] = []
     wide = [definition for definitions in fixtures for definition in definitions if definition.scope != "function"]
     body = item.runtest
 
@@ -44,13 +45,15 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
         del item._report_sections[sections:]
         del item.user_properties[properties:]
         _forget_finished_fixtures(wide)
+        if tracing:
+            raise NotRepeatable("starts tracemalloc, whose own memory cannot be told from the test's")
         for report in reports:
             if not report.passed:
                 raise NotRepeatable(_what_happened(report))
 
     item.runtest = functools.partial(_counted, body)  # type: ignore[method-assign]
     try:
-        with _same_examples(item), _no_folders_kept(item.config):
+        with _same_examples(item), _no_folders_kept(item.config), _tracemalloc_starts() as tracing:
             yield run
     finally:
         del item.runtest
@@ -123,6 +126,25 @@ def _same_examples(item: pytest.Function) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(function, name, value)
+
+
+@contextlib.contextmanager
+def _tracemalloc_starts() -> Iterator[list[int]]:
+    """A list that gets an entry for each ``tracemalloc.start()``."""
+    import tracemalloc
+
+    started: list[int] = []
+    start = tracemalloc.start
+
+    def noted(nframe: int = 1) -> None:
+        started.append(nframe)
+        start(nframe)
+
+    tracemalloc.start = noted
+    try:
+        yield started
+    finally:
+        tracemalloc.start = start
 
 
 @contextlib.contextmanager
