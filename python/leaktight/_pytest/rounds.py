@@ -32,7 +32,6 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
     # All of them: a test can ask for any by name while it runs.
     fixtures = item.session._fixturemanager._arg2fixturedefs.values()
-    tracing: list[int] = []
     wide = [definition for definitions in fixtures for definition in definitions if definition.scope != "function"]
     body = item.runtest
 
