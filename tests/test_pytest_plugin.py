@@ -549,11 +549,10 @@ def test_interrupted_run_tells_what_it_knows(project):
     runs = project.folder / "runs"
     while not runs.exists() or len(runs.read_text()) < 2:
         time.sleep(0.05)
-    started = time.monotonic()
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED
-    assert time.monotonic() - started < 3
+    assert len(runs.read_text()) == 2, "another round began"
     assert "LEAKED test_it.py::test_leaks" in output and "KeyboardInterrupt" in output
 
 

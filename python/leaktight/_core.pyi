@@ -2,7 +2,7 @@ from typing import Any, Callable, Optional
 
 from leaktight._heap import pheap
 
-__all__ = ["CHECKS", "CheckError", "allocators", "check", "heap_info", "heap_trim", "main", "render"]
+__all__ = ["CHECKS", "CheckError", "allocators", "check", "heap_info", "heap_trim", "inside", "keep_hooks", "main", "render"]
 
 class CheckError(RuntimeError):
     """A leak check could not be carried out. Nothing is said about leaks."""
