@@ -59,7 +59,7 @@ $(VENV)/.done: tests/requirements.txt
 	touch $@
 
 # The wheel as a user gets it, unpacked.
-$(SITE)/.done: $(VENV)/.done pyproject.toml $(RUST) $(wildcard python/leaktight/*)
+$(SITE)/.done: $(VENV)/.done pyproject.toml $(RUST) $(wildcard python/leaktight/* python/leaktight/*/*)
 	$(PY) -m maturin build --release --quiet --out build/wheels
 	rm -rf $(SITE)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(SITE) \

@@ -36,9 +36,6 @@ NOT_APPLICABLE = {
         "test_interface.py::TestEmitWarnings::test_active_threads_warning",
         "test_interface.py::TestEmitWarnings::test_heap_used_zero",
     ),
-    "touches more pages of one mapping, and allocates nothing": (
-        "test_python_leaks.py::TestRssOnlyGrowth::test_touch_pages",
-    ),
 }
 EXCLUDED = {name for names in NOT_APPLICABLE.values() for name in names}
 

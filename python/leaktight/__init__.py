@@ -8,13 +8,12 @@
 
 from typing import TYPE_CHECKING, Any
 
-from leaktight._check import CHECKS, check
-from leaktight._core import CheckError, heap_info, heap_trim
-from leaktight._exit import ExitStatus
-from leaktight._heap import Allocator, allocators, pheap
-from leaktight._report import Control, Environment, Finding, Frame, Report
-
 if TYPE_CHECKING:
+    from leaktight._check import CHECKS, check
+    from leaktight._core import CheckError, heap_info, heap_trim
+    from leaktight._exit import ExitStatus
+    from leaktight._heap import Allocator, allocators, pheap
+    from leaktight._report import Control, Environment, Finding, Frame, Report
     from leaktight.testcase import (
         Checkers,
         LeakTest,
@@ -55,14 +54,26 @@ __all__ = [
     "pheap",
 ]
 
+_HOMES = {
+    "_check": ("CHECKS", "check"),
+    "_core": ("CheckError", "heap_info", "heap_trim"),
+    "_exit": ("ExitStatus",),
+    "_heap": ("Allocator", "allocators", "pheap"),
+    "_report": ("Control", "Environment", "Finding", "Frame", "Report"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # The test case needs unittest, which takes longer to import than all the rest.
+    # pytest imports this package at every start, for its plugin: nothing is loaded before it is needed, be it
+    # the engine or unittest, which takes longer to import than all the rest.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from leaktight import testcase
+    import importlib
 
-    return getattr(testcase, name)
+    home = next((home for home, names in _HOMES.items() if name in names), "testcase")
+    value = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

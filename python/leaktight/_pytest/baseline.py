@@ -1,0 +1,120 @@
+"""Leaks that are known. They are told, and fail no test.
+
+A baseline is a TOML file of entries like this:
+
+    [[leak]]
+    kind = "memory"
+    stack = ["copy_field (header.c)", "parse_header (header.c)"]
+    reason = "fixed upstream in 2.1"
+
+An entry matches leaks of its kind whose stack begins with its own. Lines and folders play no part, so
+it survives changes to the code around it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+
+from leaktight._pytest.options import Options
+from leaktight._pytest.results import Group
+
+HEADER = "# Leaks that `pytest --leaks` knows and that fail no test. Each entry needs a reason.\n"
+
+
+class Baseline:
+    """The entries of a file, and which of them were needed."""
+
+    def __init__(self, path: Optional[Path], entries: Iterable[dict[str, Any]]) -> None:
+        self.path = path
+        self.entries = list(entries)
+
+    @classmethod
+    def read(cls, options: Options) -> Baseline:
+        """A file that is not there yet has no entries.
+
+        :raises pytest.UsageError: saying what is wrong with the file.
+        """
+        path = options.baseline
+        if path is None or not path.exists():
+            return cls(path, [])
+        try:
+            entries = _toml().loads(path.read_text(encoding="utf-8")).get("leak", [])
+        except (OSError, ValueError) as why:
+            raise pytest.UsageError(f"baseline {path}: {why}") from None
+        if not isinstance(entries, list):
+            raise pytest.UsageError(f"baseline {path}: leak must be an array of tables: [[leak]]")
+        for number, entry in enumerate(entries, 1):
+            wrong = _wrong(entry, reasons=not options.update_baseline)
+            if wrong:
+                raise pytest.UsageError(f"baseline {path}: entry {number}: {wrong}")
+        return cls(path, entries)
+
+    def entry(self, site: list[str]) -> Optional[dict[str, Any]]:
+        """The entry that matches a place; the one that says most about it."""
+        kind, *stack = site
+        matching = [entry for entry in self.entries if entry["kind"] == kind and stack[: len(entry["stack"])] == entry["stack"]]
+        return max(matching, key=lambda entry: len(entry["stack"]), default=None)
+
+    def knows(self, site: list[str]) -> bool:
+        return self.entry(site) is not None
+
+    def unused(self, groups: Iterable[Group]) -> list[dict[str, Any]]:
+        """Entries that no leak of this run needed."""
+        used = [id(self.entry(group.site)) for group in groups]
+        return [entry for entry in self.entries if id(entry) not in used]
+
+    def update(self, groups: Iterable[Group]) -> int:
+        """Writes the leaks of this run, with the reasons that were given before. Returns how many still
+        need a reason."""
+        assert self.path is not None
+        written: dict[tuple[str, ...], dict[str, Any]] = {}
+        for group in groups:
+            kind, *stack = group.site
+            entry = self.entry(group.site) or {"kind": kind, "stack": stack, "reason": ""}
+            written[(entry["kind"], *entry["stack"])] = entry
+        text = HEADER + "".join(_text(entry) for entry in written.values())
+        self.path.write_text(text, encoding="utf-8")
+        return sum(not entry["reason"].strip() for entry in written.values())
+
+
+def _toml() -> Any:
+    # tomli is what the standard library has from CPython 3.11 on.
+    for name in ("tomllib", "tomli"):
+        with contextlib.suppress(ImportError):
+            return importlib.import_module(name)
+    raise pytest.UsageError("a baseline needs the package tomli on this Python: pip install tomli")
+
+
+def _wrong(entry: Any, *, reasons: bool) -> str:
+    if not isinstance(entry, dict):
+        return "it must be a table: [[leak]]"
+    unknown = sorted(set(entry) - {"kind", "stack", "reason"})
+    if unknown:
+        return f"unknown key {unknown[0]!r}; known are kind, stack and reason"
+    if not isinstance(entry.get("kind"), str):
+        return "kind is missing"
+    stack = entry.get("stack")
+    if not isinstance(stack, list) or not stack or not all(isinstance(name, str) for name in stack):
+        return "stack must be a list of names, and not empty"
+    reason = entry.get("reason", "")
+    if not isinstance(reason, str) or (reasons and not reason.strip()):
+        return "reason is missing: say why this leak is accepted"
+    entry.setdefault("reason", "")
+    return ""
+
+
+def _text(entry: dict[str, Any]) -> str:
+    stack = "".join(f"    {_string(name)},\n" for name in entry["stack"])
+    return f"\n[[leak]]\nkind = {_string(entry['kind'])}\nstack = [\n{stack}]\nreason = {_string(entry['reason'])}\n"
+
+
+def _string(text: str) -> str:
+    """A basic string (TOML 1.0): quotes, backslashes and control characters are escaped."""
+    escapes = {'"': '\\"', "\\": "\\\\", **{chr(code): f"\\u{code:04x}" for code in (*range(32), 127)}}
+    return '"' + "".join(escapes.get(char, char) for char in text) + '"'

@@ -1,0 +1,214 @@
+"""What was found: one result per test, and the findings of all tests grouped by the place that leaks."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, Optional
+
+import pytest
+
+#: Marks the report that fails a leaking test.
+LEAKED = "leaktight"
+
+#: Of a Python stack without native frames, so many name the place.
+PYTHON_FRAMES = 3
+
+
+@dataclass
+class Result:
+    """What judging one test found out."""
+
+    test: str
+    #: "clean", "bounded", "leak", "indeterminate" or "not judged".
+    verdict: str
+    #: Why it is so, in one sentence; empty when there is nothing to explain.
+    reason: str
+    #: Runs in all, the ordinary one included.
+    runs: int
+    #: Of the ordinary run, and of the rounds after it.
+    plain_seconds: float
+    seconds: float
+    #: As in the report of a check, and "site": what identifies the place.
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    #: The engine could not work: not the test's doing.
+    blind: bool = False
+    file: str = ""
+    line: int = 0
+
+    @classmethod
+    def of(cls, item: pytest.Item, report: dict[str, Any], plain: float, seconds: float) -> Result:
+        findings = [finding for finding in report["findings"] if not _is_the_runners(item.config, finding)]
+        verdict = report["verdict"]
+        if report["findings"] and not findings:
+            verdict = "clean"
+        for finding in findings:
+            finding["stack"] = _without_runner(finding["stack"])
+            finding["site"] = site(finding, str(item.path))
+            finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
+        reason = "" if verdict in ("clean", "leak") else report["reason"]
+        control = report["control"]
+        blind = verdict == "indeterminate" and (control["caught"] < control["planted"] or not control["planted"])
+        return cls(item.nodeid, verdict, reason, report["calls"] + 1, plain, seconds, findings, blind, *_place(item))
+
+    @classmethod
+    def not_judged(cls, item: pytest.Item, reason: str, plain: float, seconds: float = 0.0, blind: bool = False) -> Result:
+        return cls(item.nodeid, "not judged", reason, 1, plain, seconds, [], blind, *_place(item))
+
+    @property
+    def leaks(self) -> list[dict[str, Any]]:
+        """The findings that are certain enough to act on."""
+        return self.findings if self.verdict == "leak" else []
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _place(item: pytest.Item) -> tuple[str, int]:
+    file, line, _ = item.location
+    return file, (line or 0) + 1
+
+
+#: Parts of the paths of what runs tests.
+RUNNERS = ("/_pytest/", "/pluggy/", "/unittest/case.py", "/pytest_asyncio/", "/anyio/pytest_plugin.py", "/asyncio/", "/hypothesis/")
+
+
+def _is_runner(frame: dict[str, Any]) -> bool:
+    return frame["python"] and any(part in (frame.get("file") or "") for part in RUNNERS)
+
+
+def _is_the_runners(config: pytest.Config, finding: dict[str, Any]) -> bool:
+    """Whether only what runs the test took part, or these are files in pytest's own folder, which it keeps for
+    a look and removes later."""
+    if finding["stack"] and all(map(_is_runner, finding["stack"])):
+        return True
+    factory: Any = getattr(config, "_tmp_path_factory", None)
+    base: Optional[Path] = getattr(factory, "_basetemp", None)
+    examples = finding.get("examples") or []
+    return finding["kind"] == "file" and base is not None and bool(examples) and all(str(base) in example for example in examples)
+
+
+def _without_runner(stack: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A stack that ends with the test, not with what called it."""
+    end = len(stack)
+    while end and _is_runner(stack[end - 1]):
+        end -= 1
+    return stack[:end]
+
+
+def site(finding: dict[str, Any], test_file: str) -> list[str]:
+    """What identifies a place from one version of the code to the next: the kind of the leak, and the
+    functions and the files of its stack, without lines.
+
+    Only frames that all tests share: native ones, or those of Python code below the test's own file. What
+    a test allocates itself is identified by its function.
+    """
+    frames = finding["stack"]
+    native = [frame for frame in _until(frames, lambda frame: frame["python"])]
+    below = [frame for frame in _until(frames, lambda frame: _same_file(frame, test_file))][:PYTHON_FRAMES]
+    chosen = native or below or frames[:1]
+    names = [_name(frame) for frame in chosen]
+    # A leak without a stack, such as of references to one type.
+    return [finding["kind"], *(names or [finding.get("type_name") or finding["message"]])]
+
+
+def _until(frames: list[dict[str, Any]], stop: Any) -> list[dict[str, Any]]:
+    end = next((at for at, frame in enumerate(frames) if stop(frame)), len(frames))
+    return frames[:end]
+
+
+def _same_file(frame: dict[str, Any], file: str) -> bool:
+    return PurePath(frame.get("file") or "").name == PurePath(file).name
+
+
+def _name(frame: dict[str, Any]) -> str:
+    where = PurePath(frame.get("file") or frame.get("module") or "?").name
+    if frame.get("function"):
+        return f"{frame['function']} ({where})"
+    return f"{where}+{frame.get('offset', 0):#x}"
+
+
+def location(frame: dict[str, Any], root: str = "") -> str:
+    """``file:line`` or ``module+offset`` of a frame."""
+    file = frame.get("file") or frame.get("module") or "?"
+    if root and file.startswith(root + "/"):
+        file = file[len(root) + 1 :]
+    if frame.get("line"):
+        return f"{file}:{frame['line']}"
+    return file if frame.get("offset") is None else f"{file}+{frame['offset']:#x}"
+
+
+def describe(finding: dict[str, Any], root: str = "", frames: int = 12) -> str:
+    """A finding and its stack as text."""
+    message = finding["message"]
+    held = f" (held by {finding['holder']})" if finding.get("holder") and "held by" not in message else ""
+    lines = [f"{finding['kind']}: {message}{held}"]
+    shown = finding["stack"][:frames]
+    width = max((len(frame.get("function") or "?") for frame in shown), default=0)
+    for frame in shown:
+        source = f"  {frame['source']}" if frame.get("source") else ""
+        lines.append(f"    {frame.get('function') or '?':<{width}}  {location(frame, root)}{source}")
+    if len(finding["stack"]) > frames:
+        lines.append(f"    … and {len(finding['stack']) - frames} more frames")
+    return "\n".join(lines)
+
+
+@dataclass
+class Group:
+    """One place that leaks, in however many tests."""
+
+    finding: dict[str, Any]
+    tests: list[Result] = field(default_factory=list)
+
+    @property
+    def severity(self) -> str:
+        return str(self.finding["severity"])
+
+    @property
+    def site(self) -> list[str]:
+        return list(self.finding["site"])
+
+
+class Results:
+    """The results of all tests, in the order in which they ended."""
+
+    def __init__(self) -> None:
+        self.all: list[Result] = []
+
+    def add(self, result: Result) -> None:
+        self.all.append(result)
+
+    def of(self, *verdicts: str) -> list[Result]:
+        return [result for result in self.all if result.verdict in verdicts]
+
+    @property
+    def judged(self) -> list[Result]:
+        return self.of("clean", "bounded", "leak")
+
+    @property
+    def plain_seconds(self) -> float:
+        return sum(result.plain_seconds for result in self.all)
+
+    @property
+    def seconds(self) -> float:
+        return sum(result.seconds for result in self.all)
+
+    def groups(self) -> list[Group]:
+        """Errors first, then what most tests reach."""
+        found: dict[tuple[str, ...], Group] = {}
+        for result in self.all:
+            for finding in result.leaks:
+                group = found.setdefault((finding["severity"], *finding["site"]), Group(finding))
+                if result not in group.tests:
+                    group.tests.append(result)
+        order = lambda group: (group.severity != "error", -len(group.tests), -group.finding["bytes_per_call"])  # noqa: E731
+        return sorted(found.values(), key=order)
+
+    def reasons(self, verdict: str) -> dict[str, list[Result]]:
+        """Tests of a verdict by their reason, without its details."""
+        found: dict[str, list[Result]] = {}
+        for result in self.of(verdict):
+            found.setdefault(result.reason.split(": ")[0], []).append(result)
+        return found
