@@ -49,7 +49,7 @@ class Judge:
     def pytest_report_collectionfinish(self, items: list[pytest.Item]) -> Optional[str]:
         count = sum(isinstance(self.options.for_test(item), Options) for item in items)
         runs = max(self.options.rounds, 4 * self.options.period if self.options.period > 1 else 0)
-        return f"leaks: {count:,} test{'s' if count != 1 else ''}, about {runs + 1:,} times a plain run at most, unless something stays behind"
+        return f"leaks: {count:,} test{'s' if count != 1 else ''}, about {runs + 1:,} times a plain run, more where something stays behind"
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
