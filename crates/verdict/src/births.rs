@@ -145,15 +145,17 @@ impl Births {
     }
 }
 
+/// One block of 16 bytes of each call.
+#[cfg(test)]
+pub(crate) fn births(calls: impl IntoIterator<Item = u32>) -> Births {
+    let mut births = Births::default();
+    calls.into_iter().for_each(|call| births.add(call, 16));
+    births
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn births(calls: impl IntoIterator<Item = u32>) -> Births {
-        let mut births = Births::default();
-        calls.into_iter().for_each(|call| births.add(call, 16));
-        births
-    }
 
     #[test]
     fn periodic_rates_are_exact_wherever_the_window_lies() {

@@ -40,12 +40,7 @@ pub(crate) fn spread(births: &Births, from: u32, to: u32) -> Spread {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn births(calls: impl IntoIterator<Item = u32>) -> Births {
-        let mut births = Births::default();
-        calls.into_iter().for_each(|call| births.add(call, 0));
-        births
-    }
+    use crate::births::births;
 
     #[test]
     fn steady_growth_is_even_and_a_pool_that_is_full_is_not() {

@@ -15,12 +15,7 @@ pub(crate) fn is_quiet(births: &Births, calls: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn births(calls: impl IntoIterator<Item = u32>) -> Births {
-        let mut births = Births::default();
-        calls.into_iter().for_each(|call| births.add(call, 16));
-        births
-    }
+    use crate::births::births;
 
     #[test]
     fn only_what_is_left_by_every_call_is_suspicious() {
