@@ -81,6 +81,11 @@ LOOK_ALIKES = {
         "open(path, 'w').close()",
     ),
     "cycle": ("", "box = []; box.append(box)"),
+    # Was called lost, since captured stacks kept the code alive.
+    "code made at each call": (
+        "cache = {}; calls = itertools.count()",
+        "n = next(calls); n < 100 and cache.update({n: bytearray(50)}); exec(compile('x = [0] * 50', 'made', 'exec'), {})",
+    ),
 }
 
 SCRIPT = """

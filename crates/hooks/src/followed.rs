@@ -1,62 +1,69 @@
 //! Python objects that a captured stack names without keeping them alive.
 //!
-//! A thread that has let go of the GIL must not touch a reference count. Its frames keep their code alive while
-//! they run; whether it lived on is known from the hook that sees it being freed.
+//! A thread that has let go of the GIL must not touch a reference count, and an object that a call made would
+//! seem to be leaked by it if it was kept alive. While its code runs a frame keeps it alive; whether it lived on is
+//! known from the hook that sees it being freed.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use leaktight_liveset::{MappedVec, SpinLock};
 
-/// Address of an object, and whether it was freed since.
+/// Address of an object, and whether it was freed since; by address.
 static FOLLOWED: SpinLock<MappedVec<(usize, bool)>> = SpinLock::new(MappedVec::new());
-/// How many those are: nearly always none, and then a free costs one load more.
-static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Some bits of their addresses, so that nearly every free costs one load more.
+static FILTER: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+/// Some object could not be noted.
+static NOT_ALL: AtomicBool = AtomicBool::new(false);
 
 /// Notes from now on whether the object at this address is freed.
 pub fn follow(address: usize) {
     let mut followed = FOLLOWED.lock();
-    if followed.iter().any(|(known, _)| *known == address) {
-        return;
+    if let Err(at) = followed.binary_search_by_key(&address, |(known, _)| *known) {
+        // Without memory for it, it counts as freed: then it is never looked at.
+        if followed.insert(at, (address, false)).is_err() {
+            NOT_ALL.store(true, Ordering::Relaxed);
+        }
+        let (word, bit) = place(address);
+        FILTER[word].fetch_or(bit, Ordering::Relaxed);
     }
-    // Without memory for it, it counts as freed: then it is never looked at.
-    let _ = followed.push((address, false));
-    COUNT.store(followed.len(), Ordering::Relaxed);
-    NOT_ALL.fetch_or(
-        usize::from(followed.last().is_none_or(|(last, _)| *last != address)),
-        Ordering::Relaxed,
-    );
 }
 
-/// Some object could not be noted.
-static NOT_ALL: AtomicUsize = AtomicUsize::new(0);
-
-/// Whether the object at this address, if it was followed, is gone.
+/// Whether the object at this address, if it was followed, is gone. One that came after it at the same address counts
+/// as gone, too.
 pub fn was_freed(address: usize) -> bool {
-    if NOT_ALL.load(Ordering::Relaxed) != 0 {
+    if NOT_ALL.load(Ordering::Relaxed) {
         return true;
     }
     let followed = FOLLOWED.lock();
-    followed.iter().any(|(known, freed)| *known == address && *freed)
+    let found = followed.binary_search_by_key(&address, |(known, _)| *known);
+    found.is_ok_and(|at| followed[at].1)
 }
 
 #[inline(always)]
 pub(crate) fn freed(address: usize) {
-    if COUNT.load(Ordering::Relaxed) != 0 {
+    let (word, bit) = place(address);
+    if FILTER[word].load(Ordering::Relaxed) & bit != 0 {
         note(address);
     }
 }
 
 #[cold]
 fn note(address: usize) {
-    if let Some(entry) = FOLLOWED.lock().iter_mut().find(|(known, _)| *known == address) {
-        entry.1 = true;
+    let mut followed = FOLLOWED.lock();
+    if let Ok(at) = followed.binary_search_by_key(&address, |(known, _)| *known) {
+        followed[at].1 = true;
     }
+}
+
+/// Objects start at multiples of 16 bytes.
+fn place(address: usize) -> (usize, u64) {
+    (address >> 4 & 63, 1 << (address >> 10 & 63))
 }
 
 pub(crate) fn forget() {
     FOLLOWED.lock().clear();
-    COUNT.store(0, Ordering::Relaxed);
-    NOT_ALL.store(0, Ordering::Relaxed);
+    FILTER.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+    NOT_ALL.store(false, Ordering::Relaxed);
 }
 
 pub(crate) fn lock_before_fork() {

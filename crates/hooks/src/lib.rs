@@ -26,7 +26,8 @@ pub use followed::{follow, was_freed};
 pub use marks::{Mark, opened, retain_created_files};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
-    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, keep_hooks, leave_call,
-    live_blocks, overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched, with_stacks,
+    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, is_tracked, keep_hooks,
+    leave_call, live_blocks, overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched,
+    with_stacks,
 };
 pub use threads::{StartedThread, started_threads, threads_under_way};

@@ -288,6 +288,11 @@ pub fn live_blocks() -> MappedVec<Block> {
     all
 }
 
+/// Whether a block that was allocated since [`start`] lives at this address.
+pub fn is_tracked(address: usize) -> bool {
+    LIVE.contains(address)
+}
+
 /// Whether the live set ran out of memory, so that it is not complete.
 pub fn overflowed() -> bool {
     LIVE.overflowed() || OVERFLOWED.load(Ordering::Relaxed)

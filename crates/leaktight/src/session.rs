@@ -28,7 +28,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn start<E>(options: Options, busy: WhenBusy) -> Result<Session, Error<E>> {
         take_turn(busy)?;
-        hooks::capture_with(|frames| stacks::capture(frames.inside, frames.outside, hooks::follow));
+        hooks::capture_with(|frames| stacks::capture(frames.inside, frames.outside, is_followed));
         hooks::around_unloading(stacks::forget_modules, tell_modules);
         // From here on the drop undoes it all.
         let session = Session { tells_stacks: false };
@@ -74,6 +74,16 @@ impl Drop for Session {
 pub fn what_is_patched(options: Options) -> Result<PatchCount, Error<std::convert::Infallible>> {
     let _session = Session::start(options, WhenBusy::Fail)?;
     Ok(hooks::patched())
+}
+
+/// Whether a code object is not kept alive by the stack store: on a thread that cannot, and one that a call made,
+/// which would otherwise seem to be left behind by it.
+fn is_followed(code: usize, holds_gil: bool) -> bool {
+    let followed = !holds_gil || hooks::is_tracked(code);
+    if followed {
+        hooks::follow(code);
+    }
+    followed
 }
 
 /// Whether the hooks stay in place, passing everything through, when a check ends: whoever makes many checks

@@ -76,6 +76,12 @@ impl LiveSet {
         self.shard(hash).lock().remove(hash, address)
     }
 
+    /// Whether a live block starts at `address`.
+    pub fn contains(&self, address: usize) -> bool {
+        let hash = hash(address);
+        self.shard(hash).lock().contains(hash, address)
+    }
+
     /// What is alive now. Exact when no other thread allocates meanwhile.
     pub fn totals(&self) -> Totals {
         let mut sum = Totals::ZERO;

@@ -85,19 +85,33 @@ impl Shard {
         Ok(())
     }
 
-    #[inline]
-    pub(crate) fn remove(&mut self, hash: u64, address: usize) -> Option<Block> {
+    pub(crate) fn contains(&mut self, hash: u64, address: usize) -> bool {
+        self.find(hash, address).is_some()
+    }
+
+    /// The slot of the block at `address`.
+    #[inline(always)]
+    fn find(&mut self, hash: u64, address: usize) -> Option<usize> {
         self.region.as_ref()?;
         let bits = self.bits;
         let slots = self.slots();
         let mask = slots.len() - 1;
-        let mut hole = home(hash, bits);
-        while slots[hole].address != address {
-            if slots[hole].address == 0 {
+        let mut at = home(hash, bits);
+        while slots[at].address != address {
+            if slots[at].address == 0 {
                 return None;
             }
-            hole = (hole + 1) & mask;
+            at = (at + 1) & mask;
         }
+        Some(at)
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, hash: u64, address: usize) -> Option<Block> {
+        let mut hole = self.find(hash, address)?;
+        let bits = self.bits;
+        let slots = self.slots();
+        let mask = slots.len() - 1;
         let found = slots[hole].block();
         // Shift back each follower whose home does not lie cyclically in (hole, at].
         let mut at = (hole + 1) & mask;

@@ -15,9 +15,10 @@ const MAX_PYTHON: usize = 32;
 /// `outside` (0: none) lies in and all that called it. Takes
 /// about a microsecond and allocates from no heap.
 ///
-/// A thread without the GIL (in a system call, say) cannot keep the code objects of its frames alive:
-/// `not_held` is told the address of each, and must find out by itself if it is freed.
-pub fn capture(inside: usize, outside: usize, not_held: fn(usize)) -> u32 {
+/// `followed` is asked of each code object, with whether the thread holds the GIL: if it returns true, nothing keeps
+/// the object alive, and whoever asks for its name must know by other means that it was not freed. So it must be for
+/// a thread without the GIL (in a system call, say), which cannot touch a reference count.
+pub fn capture(inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
     let count = native_frames(&mut native, (inside, outside), |address| {
@@ -30,11 +31,11 @@ pub fn capture(inside: usize, outside: usize, not_held: fn(usize)) -> u32 {
         *word = unsafe { frame.assume_init() };
     }
     let mut python = 0;
-    let mut held = true;
     if let Some(interpreter) = interpreter {
-        held = interpreter.frames(|frame| {
+        interpreter.frames(|frame, holds_gil| {
             let at = 1 + count + 2 * python;
-            words[at] = frame.code as u64;
+            let is_followed = followed(frame.code, holds_gil);
+            words[at] = store::code_word(frame.code, is_followed);
             words[at + 1] = u64::from(frame.offset as u32);
             python += 1;
             python < MAX_PYTHON
@@ -43,11 +44,6 @@ pub fn capture(inside: usize, outside: usize, not_held: fn(usize)) -> u32 {
     if count + python == 0 {
         return 0;
     }
-    if !held {
-        words[1 + count..][..2 * python]
-            .chunks_exact(2)
-            .for_each(|pair| not_held(pair[0] as usize));
-    }
-    words[0] = store::header(count, python, held);
+    words[0] = store::header(count, python);
     store::intern(&words[..1 + count + 2 * python])
 }

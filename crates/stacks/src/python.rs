@@ -16,8 +16,8 @@ type Count = unsafe extern "C" fn(Pointer);
 /// One frame: a code object and the offset in bytes of the instruction that runs in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PythonFrame {
-    /// Address of the code object. Kept alive until the stack store is cleared, if the thread held the GIL;
-    /// otherwise [`capture`](crate::capture) has told so.
+    /// Address of the code object. Kept alive until the stack store is cleared, unless
+    /// [`capture`](crate::capture) was told that somebody else looks after it.
     pub code: usize,
     /// For `PyCode_Addr2Line`.
     pub offset: i32,
@@ -193,17 +193,19 @@ impl Interpreter {
         (self.evaluation.0..self.evaluation.1).contains(&address)
     }
 
-    /// Calls `each` with the calling thread's frames, innermost first, until it returns false. Returns
-    /// whether the thread holds the GIL, so that the code objects can be kept alive.
-    pub(crate) fn frames(&self, each: impl FnMut(PythonFrame) -> bool) -> bool {
+    /// Calls `each` with the calling thread's frames, innermost first, until it returns false; and with whether the
+    /// thread holds the GIL, so that the code objects can be kept alive.
+    pub(crate) fn frames(&self, mut each: impl FnMut(PythonFrame, bool) -> bool) {
         // SAFETY: both functions may be called on any thread at any time.
         let (holds_gil, thread) = unsafe { ((self.holds_gil)() != 0, (self.this_thread)() as usize) };
         if thread != 0 {
             // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
-            self.layout
-                .walk(thread, |address| Some(unsafe { *(address as *const usize) }), each);
+            self.layout.walk(
+                thread,
+                |address| Some(unsafe { *(address as *const usize) }),
+                |frame| each(frame, holds_gil),
+            );
         }
-        holds_gil
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn intern(words: &[u64]) -> u32 {
             if new {
                 code_objects(words, |interpreter, code| {
                     // SAFETY: the frame that runs this code is on the calling thread's stack, and Python
-                    // frames are held only where the thread holds the GIL.
+                    // frames are held only where the thread holds the GIL (else they are followed).
                     unsafe { (interpreter.hold)(code as *mut _) }
                 });
             }
@@ -61,7 +61,7 @@ pub fn stack(number: u32) -> Option<CapturedStack> {
         python: words[1 + native..][..2 * python]
             .chunks_exact(2)
             .map(|pair| PythonFrame {
-                code: pair[0] as usize,
+                code: (pair[0] & !FOLLOWED) as usize,
                 offset: pair[1] as i32,
             })
             .collect(),
@@ -95,24 +95,29 @@ fn code_objects(words: &[u64], each: impl Fn(&Interpreter, u64)) {
     let (native, python) = lengths(words[0]);
     if let Some(interpreter) = Interpreter::current()
         && python > 0
-        && words[0] & NOT_HELD == 0
     {
         words[1 + native..]
             .chunks_exact(2)
+            .filter(|pair| pair[0] & FOLLOWED == 0)
             .for_each(|pair| each(interpreter, pair[0]));
     }
 }
 
-/// In the first word: nobody keeps the code objects alive.
-const NOT_HELD: u64 = 1 << 63;
+/// The first word for a stack of so many frames.
+pub(crate) fn header(native: usize, python: usize) -> u64 {
+    native as u64 | (python as u64) << 32
+}
 
-/// The first word for a stack of so many frames, whose code objects are to be kept alive if `held`.
-pub(crate) fn header(native: usize, python: usize, held: bool) -> u64 {
-    native as u64 | (python as u64) << 32 | if held { 0 } else { NOT_HELD }
+/// In the word of a code object, whose address is even: it is not kept alive.
+const FOLLOWED: u64 = 1;
+
+/// The word for a code object, which is kept alive unless it is followed.
+pub(crate) fn code_word(code: usize, followed: bool) -> u64 {
+    code as u64 | if followed { FOLLOWED } else { 0 }
 }
 
 fn lengths(header: u64) -> (usize, usize) {
-    (header as u32 as usize, ((header & !NOT_HELD) >> 32) as usize)
+    (header as u32 as usize, (header >> 32) as usize)
 }
 
 impl Store {
@@ -209,7 +214,7 @@ mod tests {
         let mut store = Store::new();
         let stacks: Vec<Vec<u64>> = (0..5000u64)
             .map(|n| {
-                let mut words = vec![header((n % 7) as usize, 0, true)];
+                let mut words = vec![header((n % 7) as usize, 0)];
                 words.extend((0..n % 7).map(|frame| n / 7 + frame));
                 words
             })
