@@ -45,7 +45,7 @@ def run_tests(folder: Path, files: tuple[str, ...], *arguments: str, paths: tupl
     done = support.run(
         PYTHON,
         # Neither the packages' own settings of pytest nor ours.
-        ["-m", "pytest", "-p", "as_psleak", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(folder), "-rA",
+        ["-m", "pytest", "-p", "as_psleak", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", os.devnull, "--rootdir", str(folder), "-rA",
          *arguments, *(str(folder / "tests" / file) for file in files)],
         paths=[*paths, str(support.ROOT / "tests"), packages.wheels("psutil", [packages.PSUTIL])],
         # Nor plugins that happen to be installed, such as one that shuffles tests which leave traces for each other.

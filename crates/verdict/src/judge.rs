@@ -224,6 +224,13 @@ impl Judge {
                 State::Quiet => {}
             }
         }
+        let resident = self.resident.as_ref().map(|resident| resident.growth(calls, true));
+        if open.is_empty()
+            && findings.is_empty()
+            && let Some(resident::Growth::Steady(rate)) = resident
+        {
+            open.push(resident_finding(rate, calls));
+        }
         if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
             open = self.rising_sites(calls, sites);
         }
@@ -264,7 +271,7 @@ impl Judge {
             findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
         }
         if findings.is_empty() && !early {
-            match self.resident.as_ref().map(|resident| resident.growth(calls)) {
+            match self.resident.as_ref().map(|resident| resident.growth(calls, false)) {
                 Some(resident::Growth::Steady(rate)) => findings.push(resident_finding(rate, calls)),
                 Some(resident::Growth::Unclear) => return None,
                 Some(resident::Growth::None) | None => {}

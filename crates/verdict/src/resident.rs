@@ -37,8 +37,9 @@ impl Resident {
         self.samples.push((call, bytes));
     }
 
-    /// Compares the last three quarters of `calls` calls.
-    pub(crate) fn growth(&self, calls: u32) -> Growth {
+    /// Compares the last three quarters of `calls` calls. When there can be no further call, those that were made
+    /// must do.
+    pub(crate) fn growth(&self, calls: u32, exhausted: bool) -> Growth {
         let from = calls / 4;
         if from < self.since {
             return Growth::Unclear;
@@ -64,7 +65,7 @@ impl Resident {
         let even = [rate(a, b), rate(b, c), rate(c, d)]
             .iter()
             .all(|part| (0.7..1.4).contains(&(part / mean)));
-        match even && calls >= CONFIRM {
+        match even && (exhausted || calls >= CONFIRM) {
             true => Growth::Steady(mean),
             false => Growth::Unclear,
         }
@@ -80,7 +81,7 @@ mod tests {
         (64..=calls)
             .step_by(32)
             .for_each(|call| resident.add(call, bytes(call)));
-        resident.growth(calls)
+        resident.growth(calls, false)
     }
 
     #[test]
