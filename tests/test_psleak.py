@@ -48,7 +48,8 @@ def run_tests(folder: Path, files: tuple[str, ...], *arguments: str, paths: tupl
         ["-m", "pytest", "-p", "as_psleak", "-p", "no:cacheprovider", "-p", "no:randomly", "-c", os.devnull, "--rootdir", str(folder), "-rA",
          *arguments, *(str(folder / "tests" / file) for file in files)],
         paths=[*paths, str(support.ROOT / "tests"), packages.wheels("psutil", [packages.PSUTIL])],
-        env={"PYTHONMALLOC": "", "PYTHONUNBUFFERED": ""},
+        # Nor plugins that happen to be installed, such as one that shuffles tests which leave traces for each other.
+        env={"PYTHONMALLOC": "", "PYTHONUNBUFFERED": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         timeout=600,
     )
     found = re.findall(r"^(PASSED|FAILED|ERROR) \S*?(test_\w+\.py::[\w:]+)", done.stdout, re.MULTILINE)
@@ -72,7 +73,7 @@ def extension() -> str:
     return str(BUILD)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "4")], ids=["alone", "4 workers"])
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "4")], ids=["alone", "4 workers"])
 def test_psleaks_own_tests_pass_but_for_those_that_do_not_apply(extension, workers):
     outcomes = run_tests(packages.tests_of(packages.PSLEAK), PSLEAK_TESTS, *workers, paths=(extension,))
     assert failed(outcomes) == EXCLUDED, outcomes[""]
@@ -87,7 +88,7 @@ def test_the_docs_list_what_does_not_apply():
             assert name.rpartition("::")[2] in page, name
 
 
-@pytest.mark.parametrize("workers", [(), (), (), ("-n", "4")], ids=["first", "second", "third", "4 workers"])
+@pytest.mark.parametrize("workers", [(), (), (), ("-p", "xdist", "-n", "4")], ids=["first", "second", "third", "4 workers"])
 def test_psutils_leak_tests_pass(workers):
     outcomes = run_tests(packages.tests_of(packages.PSUTIL), ("test_memleaks.py",), *workers)
     assert not failed(outcomes), outcomes[""]

@@ -83,6 +83,26 @@ def test_the_metrics_are_those_that_psleak_would_see_grow(holds):
     """)
 
 
+def test_pages_that_are_touched_and_not_allocated(holds):
+    holds("""
+        import mmap
+        pages = mmap.mmap(-1, 128 << 20)
+        # A huge page would be touched once for 512 calls.
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+        def touch():
+            pages[touching.calls * mmap.PAGESIZE] = 1
+        touching = Counted(touch)
+        error = failure(MemoryLeakError, touching, retries=5)
+        assert "rss=+" in str(error) and "avg/call=+4096)" in str(error), error
+        # The same page again and again.
+        passes(touch)
+        touching.calls = 0
+        pages.madvise(mmap.MADV_DONTNEED)
+        passes(touching, retries=5, tolerance={"rss": 4096 * 200})
+    """)
+
+
 def test_a_clean_function_is_called_some_270_times(holds):
     holds("""
         clean = Counted()

@@ -18,6 +18,8 @@ def cpu_seconds():
 def main():
     tool, site, tests = sys.argv[1:]
     sys.path.append(site)
+    # Both under the same pytest, whatever is installed beside it.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     import pytest
 
     if tool == "leaktight":

@@ -8,7 +8,7 @@ from typing import Any, Optional, Union
 
 from leaktight._report import Finding, Report
 
-#: What psleak measures. Here blocks are counted, so nothing of its own is known of `rss` and `uss`.
+#: What psleak measures.
 METRICS = ("heap", "mmap", "uss", "rss", "vms")
 #: glibc's malloc takes a mapping for a block from this size on (M_MMAP_THRESHOLD, mallopt(3)).
 MMAP_THRESHOLD_BYTES = 128 * 1024
@@ -134,7 +134,11 @@ def growth(findings: Iterable[Finding]) -> dict[str, float]:
 
 def run_table(report: Report, findings: Iterable[Finding]) -> list[str]:
     """How memory grew from look to look, as psleak would tell of its runs."""
-    metrics = list(growth(findings))
+    rates = growth(findings)
+    metrics = list(rates)
+    if metrics == ["rss"]:
+        # Looks tell of blocks, and these are none.
+        return [_run_line(1, f"rss=+{round(rates['rss'] * report.calls)}", report.calls, round(rates["rss"]))]
     lines = []
     for number, (earlier, look) in enumerate(zip(report.looks, report.looks[1:]), 1):
         calls, mapped = look.calls - earlier.calls, look.mapped - earlier.mapped
@@ -142,13 +146,18 @@ def run_table(report: Report, findings: Iterable[Finding]) -> list[str]:
         grown = {metrics[0]: total} if len(metrics) == 1 else {"heap": total - mapped, "vms": mapped}
         if total > 0:
             parts = " | ".join(f"{metric}=+{size:<6}" for metric, size in grown.items() if size > 0)
-            lines.append(f"Run #{number:>2}: {parts:<50} (calls={calls:>4}, avg/call=+{total // calls})")
+            lines.append(_run_line(number, parts, calls, total // calls))
     return lines
+
+
+def _run_line(number: int, metrics: str, calls: int, average: int) -> str:
+    return f"Run #{number:>2}: {metrics:<50} (calls={calls:>4}, avg/call=+{average})"
 
 
 def _metric(finding: Finding) -> str:
     if finding.allocator == "mmap":
-        return "vms"
+        # Pages that are touched without being allocated are known by having neither blocks nor a place.
+        return "rss" if finding.blocks_per_call == 0 and not finding.stack else "vms"
     size = finding.bytes_per_call / finding.blocks_per_call if finding.blocks_per_call else 0
     return "mmap" if size >= MMAP_THRESHOLD_BYTES else "heap"
 
