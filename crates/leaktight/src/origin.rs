@@ -64,7 +64,7 @@ impl Origins {
                 }
                 // Below the tracker's own frames lies its loop, not the program.
                 Role::Tracker if !origin.frames.is_empty() => break,
-                Role::Library | Role::Tracker => {}
+                Role::Library | Role::Tracker | Role::Hook => {}
             }
         }
         for frame in &stack.python {
@@ -88,6 +88,9 @@ impl Origins {
     fn role<S: Subject>(&self, location: &Location, subject: &S) -> Role {
         let function = location.function.as_deref().unwrap_or("");
         let module = location.module.as_deref().unwrap_or("");
+        if function.starts_with("leaktight_hooks::") {
+            return Role::Hook;
+        }
         if is_tracker(function, location.file.as_deref()) || (subject.is_python() && location.module == self.own_object)
         {
             return Role::Tracker;
@@ -148,6 +151,8 @@ enum Role {
     Shown,
     Library,
     Tracker,
+    /// Between the program and the function that it called.
+    Hook,
 }
 
 /// Frames between the program's closure and the tracker's loop. Inlined functions have no namespace
