@@ -43,12 +43,8 @@ bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its r
 soak: $(SITE)/.done ## the whole zoo fifty times over; no verdict may differ
 	LEAKTIGHT_SITE=$(SITE) $(PY) tests/soak.py
 
-sanitize: ## the address sanitizer, where a nightly toolchain is installed (Loom's own stacks confuse it)
-	@if cargo +nightly --version >/dev/null 2>&1; then \
-		RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR=build/asan cargo +nightly test --quiet \
-			--target $$(rustc -vV | sed -n 's/host: //p') --lib --test model --test series \
-			-p leaktight-liveset -p leaktight-verdict -p leaktight-stacks; \
-	else echo "no nightly toolchain here: the address sanitizer was not run"; fi
+sanitize: $(VENV)/.done ## the address and the thread sanitizer; needs a nightly toolchain, and says what was not run
+	PY=$(PY) tests/sanitize.sh
 
 clean: ## remove what was built
 	rm -rf build target

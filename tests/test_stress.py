@@ -126,6 +126,7 @@ def tick(number, frame):
 failures = []
 threading.excepthook = lambda arguments: failures.append(repr(arguments.exc_value))
 work = [allocate, allocate, start_and_end_threads, import_modules, load_and_unload, fork_children]
+work = [task for task in work if task.__name__ not in sys.argv[3:]]
 threads = [threading.Thread(target=task) for task in work]
 busy = ctypes.CDLL(library)
 busy.busy_start(2)
@@ -164,8 +165,10 @@ def test_checks_while_everything_else_happens(tmp_path: Path, record_property: C
     python = pythons()[0]
     library = build(tmp_path)
     seconds = os.environ.get("LEAKTIGHT_STRESS_SECONDS", str(SECONDS))
+    # Tasks that are left out, where a tool around this does not stand them.
+    without = os.environ.get("LEAKTIGHT_STRESS_WITHOUT", "").split()
     # Since 3.12 os.fork warns where there are threads.
-    arguments = ["-W", "ignore::DeprecationWarning", "-c", SCRIPT, str(library), seconds]
+    arguments = ["-W", "ignore::DeprecationWarning", "-c", SCRIPT, str(library), seconds, *without]
     done = run(python, arguments, paths=zoo_paths()[python.version], timeout=60 + 3 * float(seconds))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -173,7 +176,7 @@ def test_checks_while_everything_else_happens(tmp_path: Path, record_property: C
         record_property(name, count)
     print(result["counts"])
     assert not result["wrong"], f"{len(result['wrong'])} wrong of {result['counts']}\n" + "\n".join(result["wrong"])
-    assert len(result["counts"]) == 8 and min(result["counts"].values()) >= 5, result["counts"]
+    assert len(result["counts"]) == 8 - len(without) and min(result["counts"].values()) >= 5, result["counts"]
 
 
 def build(folder: Path) -> Path:

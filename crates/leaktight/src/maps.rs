@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 
+use leaktight_elf::loaded_objects;
 use leaktight_liveset::MappedVec;
 
 /// A readable and writable mapping.
@@ -18,7 +19,7 @@ pub(crate) struct Mapping {
 pub(crate) struct OwnMemory {
     memory: File,
     page_size: usize,
-    /// No other thread of the program runs that could unmap what is read.
+    /// What is read cannot be unmapped meanwhile: no other thread of the program runs. And it may be read.
     alone: bool,
 }
 
@@ -28,7 +29,7 @@ impl OwnMemory {
             memory: File::open("/proc/self/mem")?,
             // SAFETY: sysconf reads a constant of the system.
             page_size: unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize,
-            alone: !has_other_threads(),
+            alone: !has_other_threads() && !has_address_sanitizer(),
         })
     }
 
@@ -66,6 +67,13 @@ impl OwnMemory {
 pub(crate) fn has_other_threads() -> bool {
     const OURS: usize = 2;
     std::fs::read_dir("/proc/self/task").map_or(true, |tasks| tasks.count() > OURS)
+}
+
+/// Code that the address sanitizer has instrumented, as this may be, must not read the sanitizer's own memory.
+fn has_address_sanitizer() -> bool {
+    let mut found = false;
+    loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
+    found
 }
 
 /// The readable and writable mappings of this process by rising address, without devices. In

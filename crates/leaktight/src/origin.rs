@@ -172,6 +172,7 @@ fn is_library(module: &str) -> bool {
     [
         "libc.so",
         "libc-",
+        "libasan",
         "ld-linux",
         "ld-musl",
         "libpthread",
