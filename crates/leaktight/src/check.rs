@@ -211,6 +211,8 @@ struct Closure<F> {
 impl<F: FnMut()> Subject for Closure<F> {
     type Error = std::convert::Infallible;
 
+    /// A frame of its own: stacks are cut at that of the caller, and the closure may be inlined.
+    #[inline(never)]
     fn call(&mut self) -> Result<(), Self::Error> {
         (self.call)();
         Ok(())
