@@ -433,11 +433,11 @@ impl Judge {
         (from < to).then_some((from, to))
     }
 
-    /// Sites that hold more bytes than at the look before: they carry the trend.
+    /// Sites that hold more bytes than at the look before, or than nothing if this is the first: they carry the trend.
     fn rising_sites(&self, calls: u32, sites: &[Site]) -> Vec<SiteFinding> {
         const SHARE_PERCENT: u64 = 5;
         let (earlier_call, earlier) = &self.earlier;
-        if *earlier_call >= calls || *earlier_call == 0 {
+        if *earlier_call >= calls {
             return Vec::new();
         }
         let rise = |site: &Site| {

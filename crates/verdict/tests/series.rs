@@ -269,6 +269,17 @@ fn few_calls_say_nothing_and_a_budget_says_how_deep() {
     assert_eq!((outcome.verdict, outcome.period), (Verdict::Clean, 25));
     let (outcome, _) = judge(shallow(4096), 1, |call, program| program.keep(call, 0, 48));
     assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Indeterminate, 1));
+    // A list that grows by a pointer at each call, and one that is filled once.
+    let list = |until: u32| {
+        move |call: u32, program: &mut Program| {
+            program.blocks.clear();
+            program.keep(call, 0, u64::from(call.min(until)).next_multiple_of(8) * 9);
+        }
+    };
+    let (outcome, _) = judge(shallow(256), 1, list(u32::MAX));
+    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Indeterminate, 1));
+    let (outcome, _) = judge(shallow(256), 1, list(30));
+    assert_ne!(outcome.verdict, Verdict::Indeterminate, "{outcome:?}");
 }
 
 #[test]
