@@ -316,7 +316,12 @@ impl Judge {
             true => self.rules.confirm_when_exhausted(),
             false => self.rules.confirm(),
         };
-        let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
+        // Blocks from before sites were told apart count only where there will be no others. Of those since, a few
+        // may have no known place, and must not be judged together with them.
+        let known_since = match site.told || !exhausted && self.told_window(calls).is_some() {
+            true => self.sites_since.unwrap_or(0),
+            false => 0,
+        };
         let Some((from, to)) = self.window(known_since, calls) else {
             return State::Quiet;
         };
