@@ -26,6 +26,7 @@
 mod births;
 mod judge;
 mod lost;
+pub mod references;
 mod resident;
 mod rules;
 mod scarce;

@@ -1,0 +1,372 @@
+//! The layouts and functions of CPython that lie outside the stable ABI, checked before they are relied on.
+
+use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
+use std::mem::transmute;
+
+/// `PyObject *`, as a number.
+pub(crate) type Address = usize;
+
+/// `visitproc` (Include/object.h).
+pub(crate) type Visit = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
+type Traverse = unsafe extern "C" fn(*mut c_void, Visit, *mut c_void) -> c_int;
+type IsContainer = unsafe extern "C" fn(*mut c_void) -> c_int;
+
+/// Offsets of fields of `PyTypeObject` (Include/cpython/object.h), the same from 3.9 to 3.13.
+const FLAGS: usize = 168;
+const TRAVERSE: usize = 184;
+const MEMBERS: usize = 240;
+const IS_GC: usize = 328;
+
+const HAVE_GC: usize = 1 << 14;
+const HEAP_TYPE: usize = 1 << 9;
+const TYPE_SUBCLASS: usize = 1 << 31;
+
+/// `PyMemberDef` (Include/structmember.h).
+#[repr(C)]
+struct Member {
+    name: *const c_char,
+    kind: c_int,
+    offset: isize,
+    flags: c_int,
+    doc: *const c_char,
+}
+
+/// `T_OBJECT` and `T_OBJECT_EX` (Include/structmember.h): fields that are references.
+const REFERENCES: [c_int; 2] = [6, 16];
+
+/// Added to the count of each object that is held. No program has so many references to anything, so it tells
+/// held objects from others as well; and with it a count stays below what 3.12 and later take for immortal.
+pub(crate) const HELD: i64 = 1 << 28;
+
+/// The CPython of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Runtime {
+    /// From 3.12 on the count is the low half of its word, and negative for immortal objects (PEP 683).
+    half_counts: bool,
+    code_type: Address,
+    dict_type: Address,
+    type_type: Address,
+    dict_next: DictNext,
+    dict_size: unsafe extern "C" fn(*mut c_void) -> isize,
+    decref: unsafe extern "C" fn(*mut c_void),
+}
+
+type DictNext = unsafe extern "C" fn(*mut c_void, *mut isize, *mut *mut c_void, *mut *mut c_void) -> c_int;
+
+/// Why references cannot be counted in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unknown(&'static str);
+
+impl std::fmt::Display for Unknown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Unknown {}
+
+const MISSING: Unknown = Unknown("this is no CPython 3.9 to 3.13 with a GIL");
+const OTHER: Unknown = Unknown("the objects of this interpreter have an unknown layout");
+
+impl Runtime {
+    /// Looks the runtime up, and checks its layouts on objects of its own.
+    ///
+    /// # Errors
+    ///
+    /// When there is no CPython 3.9 to 3.13 with a GIL in this process, or it is laid out otherwise.
+    ///
+    /// # Safety
+    ///
+    /// If there is an initialised interpreter, the caller holds its GIL.
+    pub unsafe fn find() -> Result<Runtime, Unknown> {
+        let minor = minor_version()
+            .filter(|minor| (9..=13).contains(minor))
+            .ok_or(MISSING)?;
+        // SAFETY: functions of CPython's C API with these very signatures (Include/dictobject.h, object.h).
+        let runtime = unsafe {
+            Runtime {
+                half_counts: minor >= 12,
+                code_type: symbol(c"PyCode_Type")?,
+                dict_type: symbol(c"PyDict_Type")?,
+                type_type: symbol(c"PyType_Type")?,
+                dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
+                dict_size: transmute::<Address, unsafe extern "C" fn(*mut c_void) -> isize>(symbol(c"PyDict_Size")?),
+                decref: transmute::<Address, unsafe extern "C" fn(*mut c_void)>(symbol(c"Py_DecRef")?),
+            }
+        };
+        // SAFETY: the GIL is held.
+        match unsafe { runtime.is_as_expected(minor) } {
+            Ok(true) => Ok(runtime),
+            Ok(false) => Err(OTHER),
+            Err(why) => Err(why),
+        }
+    }
+
+    /// Compares what is read with what the API says of it.
+    unsafe fn is_as_expected(&self, minor: u32) -> Result<bool, Unknown> {
+        const TP_TRAVERSE: c_int = 71;
+        // SAFETY: signatures as in Include/object.h and listobject.h. The types are static, and the list is ours.
+        unsafe {
+            let flags = transmute::<Address, unsafe extern "C" fn(Address) -> c_ulong>(symbol(c"PyType_GetFlags")?);
+            let slot =
+                transmute::<Address, unsafe extern "C" fn(Address, c_int) -> Address>(symbol(c"PyType_GetSlot")?);
+            let new_list = transmute::<Address, unsafe extern "C" fn(isize) -> Address>(symbol(c"PyList_New")?);
+            let incref = transmute::<Address, unsafe extern "C" fn(Address)>(symbol(c"Py_IncRef")?);
+            let list_type = symbol(c"PyList_Type")?;
+            for of in [self.code_type, self.dict_type, self.type_type, list_type] {
+                // 3.9 tells the slots of heap types only.
+                let known = minor == 9 || slot(of, TP_TRAVERSE) == word(of + TRAVERSE);
+                if !known || word(of + FLAGS) != flags(of) as usize || type_of(of) != self.type_type {
+                    return Ok(false);
+                }
+            }
+            let list = new_list(0);
+            if list == 0 {
+                return Ok(false);
+            }
+            let before = self.count(list);
+            incref(list);
+            let after = self.count(list);
+            (self.decref)(list as *mut c_void);
+            let is_list = type_of(list) == list_type && self.is_container(list);
+            (self.decref)(list as *mut c_void);
+            Ok((before, after) == (Some(1), Some(2)) && is_list)
+        }
+    }
+
+    /// The reference count of an object; `None` when it is immortal, or not a count at all.
+    ///
+    /// # Safety
+    ///
+    /// `object` is the address of 8 readable bytes.
+    #[inline]
+    pub(crate) unsafe fn count(&self, object: Address) -> Option<i64> {
+        // SAFETY: by the caller's promise.
+        self.count_in(unsafe { word(object) })
+    }
+
+    /// The same, of the first word of an object.
+    #[inline]
+    pub(crate) fn count_in(&self, word: usize) -> Option<i64> {
+        let count = self.whole_count_in(word);
+        (1..HELD * 2).contains(&count).then_some(count)
+    }
+
+    #[inline]
+    fn whole_count_in(&self, word: usize) -> i64 {
+        if self.half_counts {
+            i64::from(word as i32)
+        } else {
+            word as i64
+        }
+    }
+
+    /// Whether an object is held.
+    ///
+    /// # Safety
+    ///
+    /// It is alive.
+    #[inline]
+    pub(crate) unsafe fn is_held(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise. Even when it was released too often.
+        unsafe { self.count(object).is_some_and(|count| count >= HELD / 2) }
+    }
+
+    /// Whether an object is mortal and not held.
+    ///
+    /// # Safety
+    ///
+    /// It is alive.
+    #[inline]
+    pub(crate) unsafe fn is_free(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { self.count(object).is_some_and(|count| count < HELD / 2) }
+    }
+
+    /// The count of a held object, less what holding has added: negative after too many releases.
+    ///
+    /// # Safety
+    ///
+    /// `object` is held.
+    #[inline]
+    pub(crate) unsafe fn count_of_held(&self, object: Address) -> i64 {
+        // SAFETY: held objects are alive.
+        self.whole_count_in(unsafe { word(object) }) - HELD
+    }
+
+    /// Adds to the count of a live object, without looking whether it gets to zero.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive and mortal, and the GIL is held.
+    #[inline]
+    pub(crate) unsafe fn add(&self, object: Address, references: i64) {
+        // SAFETY: by the caller's promise; nobody else touches the word without the GIL.
+        unsafe { *(object as *mut i64) += references };
+    }
+
+    /// Releases a reference.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns one, and the GIL is held.
+    pub(crate) unsafe fn release(&self, object: Address) {
+        // SAFETY: by the caller's promise.
+        unsafe { (self.decref)(object as *mut c_void) };
+    }
+
+    /// Whether the collector looks after this object.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn is_container(&self, object: Address) -> bool {
+        // SAFETY: a live object has a live type; `tp_is_gc` takes instances of its type.
+        unsafe {
+            let of = type_of(object);
+            if word(of + FLAGS) & HAVE_GC == 0 {
+                return false;
+            }
+            let asks: Option<IsContainer> = transmute(word(of + IS_GC));
+            asks.is_none_or(|is_container| is_container(object as *mut c_void) != 0)
+        }
+    }
+
+    /// Whether this object owns a reference to its type without telling the collector: instances of heap types
+    /// that the collector does not look after.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn owns_type_unseen(&self, object: Address) -> bool {
+        // SAFETY: as in `is_container`.
+        unsafe { word(type_of(object) + FLAGS) & HEAP_TYPE != 0 && !self.is_container(object) }
+    }
+
+    /// Whether the object is a type.
+    ///
+    /// # Safety
+    ///
+    /// `object` is the address of an object whose type is a type.
+    pub(crate) unsafe fn is_type(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { word(type_of(object) + FLAGS) & TYPE_SUBCLASS != 0 }
+    }
+
+    /// The `dict` type, and the runtime's own object file by an address inside.
+    pub(crate) fn dict_type(&self) -> Address {
+        self.dict_type
+    }
+
+    /// Calls `visit` for each reference that `object` owns, as far as the collector would be told. Code objects
+    /// tell it nothing, so their fields are read.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive and fully made, the GIL is held, and `visit` takes `argument`.
+    pub(crate) unsafe fn traverse(&self, object: Address, visit: Visit, argument: *mut c_void) {
+        // SAFETY: a live object, asked as the collector does (Modules/gcmodule.c).
+        unsafe {
+            let of = type_of(object);
+            if of == self.code_type {
+                self.fields(object, |value| {
+                    visit(value as *mut c_void, argument);
+                });
+            } else if self.is_container(object) {
+                let traverse: Option<Traverse> = transmute(word(of + TRAVERSE));
+                if let Some(traverse) = traverse {
+                    traverse(object as *mut c_void, visit, argument);
+                }
+            }
+        }
+    }
+
+    /// The references among the fields that the type of `object` has declared.
+    unsafe fn fields(&self, object: Address, mut each: impl FnMut(Address)) {
+        // SAFETY: `tp_members` ends with a nameless entry; a field of such a kind is a reference, or null.
+        unsafe {
+            let mut member = word(type_of(object) + MEMBERS) as *const Member;
+            while !member.is_null() && !(*member).name.is_null() {
+                if REFERENCES.contains(&(*member).kind) {
+                    let value = word(object.wrapping_add_signed((*member).offset));
+                    if value != 0 {
+                        each(value);
+                    }
+                }
+                member = member.add(1);
+            }
+        }
+    }
+
+    /// Keys and values of a dict.
+    ///
+    /// # Safety
+    ///
+    /// `dict` is alive and an exact `dict`, and the GIL is held.
+    pub(crate) unsafe fn items(&self, dict: Address, mut each: impl FnMut(Address, Address) -> bool) {
+        let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: borrowed references, used before anything else runs.
+        while unsafe { (self.dict_next)(dict as *mut c_void, &mut at, &mut key, &mut value) } != 0 {
+            if !each(key as Address, value as Address) {
+                return;
+            }
+        }
+    }
+
+    /// How many entries a dict has.
+    ///
+    /// # Safety
+    ///
+    /// As [`Runtime::items`].
+    pub(crate) unsafe fn len(&self, dict: Address) -> usize {
+        // SAFETY: by the caller's promise.
+        unsafe { (self.dict_size)(dict as *mut c_void) as usize }
+    }
+}
+
+/// The word at an address.
+///
+/// # Safety
+///
+/// It is readable and aligned.
+#[inline]
+pub(crate) unsafe fn word(address: usize) -> usize {
+    // SAFETY: by the caller's promise.
+    unsafe { (address as *const usize).read() }
+}
+
+/// The type of an object.
+///
+/// # Safety
+///
+/// `object` is the address of 16 readable bytes.
+#[inline]
+pub(crate) unsafe fn type_of(object: Address) -> Address {
+    // SAFETY: by the caller's promise.
+    unsafe { word(object + 8) }
+}
+
+/// The `y` of CPython `3.y`; `None` without one, and for a build without a GIL.
+fn minor_version() -> Option<u32> {
+    let function = symbol(c"Py_GetVersion").ok()?;
+    // SAFETY: `const char *Py_GetVersion(void)`; the text is static.
+    let version = unsafe {
+        let version = transmute::<Address, unsafe extern "C" fn() -> *const c_char>(function)();
+        CStr::from_ptr(version).to_string_lossy()
+    };
+    let minor = version
+        .strip_prefix("3.")?
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?;
+    (!version.contains("free-threading")).then(|| minor.parse().ok())?
+}
+
+fn symbol(name: &CStr) -> Result<Address, Unknown> {
+    // SAFETY: dlsym takes a NUL-terminated name.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    if found.is_null() {
+        Err(MISSING)
+    } else {
+        Ok(found as Address)
+    }
+}
