@@ -38,6 +38,11 @@ impl Budget {
         }
     }
 
+    /// The time until it is spent.
+    pub(crate) fn left(&self) -> Duration {
+        self.time.saturating_sub(self.elapsed())
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

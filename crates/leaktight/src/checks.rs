@@ -1,10 +1,12 @@
 //! What a check looks at.
 
-/// What a check looks at, beside the positive control. All are cheap.
+/// What a check looks at, beside the positive control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checks {
     /// Blocks of memory, and memory mappings.
     pub memory: bool,
+    /// References to objects of the runtime that live on, taken and not given back, or released too often.
+    pub references: bool,
     /// File descriptors left open.
     pub fds: bool,
     /// Threads left running, or ended and not joined.
@@ -21,11 +23,21 @@ pub struct Checks {
 
 impl Checks {
     /// The names, in the order of the fields.
-    pub const NAMES: [&str; 7] = ["memory", "fds", "threads", "children", "files", "signals", "garbage"];
+    pub const NAMES: [&str; 8] = [
+        "memory",
+        "references",
+        "fds",
+        "threads",
+        "children",
+        "files",
+        "signals",
+        "garbage",
+    ];
 
     /// Everything.
     pub const ALL: Checks = Checks {
         memory: true,
+        references: true,
         fds: true,
         threads: true,
         children: true,
@@ -42,6 +54,7 @@ impl Checks {
     pub fn only<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Checks, &'a str> {
         let mut checks = Checks {
             memory: false,
+            references: false,
             fds: false,
             threads: false,
             children: false,
@@ -52,6 +65,7 @@ impl Checks {
         for name in names {
             *match name {
                 "memory" => &mut checks.memory,
+                "references" => &mut checks.references,
                 "fds" => &mut checks.fds,
                 "threads" => &mut checks.threads,
                 "children" => &mut checks.children,

@@ -14,7 +14,7 @@ use crate::subject::{Planted, Subject};
 const CONTROL: u32 = u32::MAX - 1;
 
 /// Plants, looks, and takes everything away again. What was missed in any run of it stays noted.
-pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, control: &mut Control) {
+pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, references: bool, control: &mut Control) {
     hooks::leave_call(CONTROL);
     let planted = hooks::watched(|| {
         let mut planted = vec![plant_in_libc()];
@@ -38,7 +38,7 @@ pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, control: &mut Con
         missed.push("the release of a freed block");
     }
     let addresses: Vec<usize> = planted.iter().map(|planted| planted.address).collect();
-    control.planted = planted.len() as u32 + u32::from(checks.fds);
+    control.planted = planted.len() as u32 + u32::from(checks.fds) + u32::from(references);
     if checks.fds {
         missed.extend(missed_descriptor());
     }

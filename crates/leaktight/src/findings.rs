@@ -13,6 +13,7 @@ use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
 use crate::budget::Spent;
 use crate::origin::{Origin, Origins};
 use crate::reach::Reach;
+use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
 use crate::subject::Subject;
@@ -30,6 +31,7 @@ pub(crate) struct Seen {
     pub looks: Vec<Look>,
     pub remarks: Vec<String>,
     pub blind_spots: Vec<String>,
+    pub references: References,
 }
 
 /// So many blocks of a site tell what all are.
@@ -64,14 +66,28 @@ pub(crate) fn report<S: Subject>(
     findings.extend(resident);
     // What runs out comes first.
     findings.splice(0..0, resources.findings(&seen.outcome.findings, sites, subject));
+    let mut references = std::mem::take(&mut seen.references);
+    // What is freed while in use comes before all that is not freed.
+    references
+        .findings
+        .sort_by_key(|finding| (finding.kind != Kind::OverRelease, finding.severity as u8));
+    let convicts = !references.findings.is_empty();
+    findings.splice(0..0, references.findings);
+    findings.sort_by_key(|finding| finding.severity as u8);
     let mut remarks = seen.remarks;
+    remarks.extend(references.remarks);
     remarks.extend(resources.remarks(subject));
     let mut blind_spots = seen.blind_spots;
     if stacks::full() {
         blind_spots.push("some call stacks, for which the tracker had no memory".to_owned());
     }
     blind_spots.extend(private_allocators());
+    blind_spots.extend(references.blind_spot);
     blind_spots.extend(subject.blind_spots());
+    if convicts {
+        seen.outcome.verdict = verdict::Verdict::Leak;
+        seen.outcome.reason = Reason::Findings;
+    }
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
@@ -92,6 +108,7 @@ pub(crate) fn report<S: Subject>(
         } else {
             0
         },
+        objects: references.objects,
         seconds: seen.elapsed.as_secs_f64(),
         looks: seen.looks,
         control: seen.control,
@@ -118,6 +135,7 @@ fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
         objects_per_call: None,
         examples: Vec::new(),
         holder: touched.name(),
+        references: None,
         stack: Vec::new(),
         message: format!(
             "a call makes {bytes:.0} more bytes resident in memory that was mapped before; no allocation explains it, so \
@@ -247,6 +265,7 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         type_name,
         examples: Vec::new(),
         holder: if lost { None } else { holder(&blocks, reach, subject) },
+        references: None,
         stack: group.origin.frames.clone(),
         message: String::new(),
     };

@@ -16,7 +16,7 @@
 //!
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
 //! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
-//! looks after descriptors, threads and the like, and `findings` turns what the judge found into a report.
+//! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found into a report.
 
 mod budget;
 mod check;
@@ -26,22 +26,25 @@ mod findings;
 mod maps;
 mod origin;
 mod reach;
+mod references;
 mod resident;
 mod resources;
+mod roots;
 mod run;
 mod session;
 mod sites;
 mod subject;
 mod touched;
+mod words;
 
 pub use check::{Check, Error, check};
 pub use checks::Checks;
 pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
-pub use leaktight_liveset::{Block, Family};
+pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use session::{keep_hooks, what_is_patched};
-pub use subject::{Planted, Subject};
+pub use subject::{Description, Planted, Subject};

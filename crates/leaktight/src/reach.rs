@@ -6,10 +6,10 @@
 //! roots are lost. Stale words make blocks look reachable, so this may convict and never acquits.
 
 use leaktight_hooks as hooks;
-use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory, own_memory};
+use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
 
 use crate::maps::{Mapping, OwnMemory, writable_mappings};
-use crate::resident::Pages;
+use crate::roots::roots;
 use crate::subject::Subject;
 
 /// Why reachability could not be found out.
@@ -164,33 +164,12 @@ const CHUNK: usize = 1 << 18;
 impl Marker {
     fn scan_roots(&mut self, memory: &OwnMemory, mappings: &[Mapping]) -> Result<(), Error> {
         let mut buffer = MappedVec::zeroed(CHUNK)?;
-        let own = own_memory();
-        let here = 0u8;
-        let stack_pointer = &raw const here as usize;
-        let pages = Pages::open();
         let mut result = Ok(());
-        for mapping in mappings {
-            let mut mapping = *mapping;
-            if (mapping.start..mapping.end).contains(&stack_pointer) {
-                // What lies below the stack pointer is dead.
-                mapping.start = stack_pointer & !(4096 - 1);
+        roots(mappings, &mut |run| {
+            if result.is_ok() {
+                result = self.scan_run(memory, &mut buffer, run.start, run.end);
             }
-            pages.resident(mapping, &mut |run| {
-                let mut run_at = run.start;
-                let inside = own
-                    .iter()
-                    .filter(|(start, len)| *start < run.end && start + len > run.start);
-                for (start, end) in inside
-                    .map(|(start, len)| (*start, start + len))
-                    .chain([(run.end, run.end)])
-                {
-                    if result.is_ok() {
-                        result = self.scan_run(memory, &mut buffer, run_at, start);
-                    }
-                    run_at = run_at.max(end);
-                }
-            });
-        }
+        });
         result
     }
 

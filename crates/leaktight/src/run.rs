@@ -14,6 +14,7 @@ use crate::control;
 use crate::findings::{self, Seen};
 use crate::maps::has_other_threads;
 use crate::reach::Reach;
+use crate::references::References;
 use crate::resources::Resources;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
@@ -34,6 +35,8 @@ struct Run<'a, S> {
     sites: Sites,
     checks: Checks,
     resources: Resources,
+    references: References,
+    control: Control,
     touched: Touched,
     calls: u32,
     max_calls: u32,
@@ -54,6 +57,8 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         sites: Sites::default(),
         checks: check.checks,
         resources: Resources::new(check.checks),
+        references: References::default(),
+        control: Control::default(),
         touched: Touched::default(),
         calls: 0,
         max_calls: rules.max_calls,
@@ -61,23 +66,28 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
-    let mut control = Control::default();
     hooks::leave_call(IDLE - 2);
+    // In a few rounds of something large it would cost more than all else.
+    if check.checks.references && rules.screen.is_none() {
+        run.references = References::hold(run.subject);
+    }
     let warm_up = if rules.screen.is_some() { 1 } else { WARM_UP };
     while run.calls < warm_up.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
         run.calls += 1;
         run.call()?;
     }
     run.settle();
-    control::run(run.subject, check.checks, &mut control);
+    run.references.begin(run.calls, run.subject, &mut run.control);
+    run.check_control();
     run.resources.begin(run.calls, run.subject);
     if check.checks.memory {
         run.looks.push(Survey::default().look(run.calls));
     }
     let (outcome, spent, survey, reach) = run.judge_all()?;
-    control::run(run.subject, check.checks, &mut control);
+    run.references.let_go();
+    run.check_control();
     if hooks::overflowed() {
-        control
+        run.control
             .missed
             .push("blocks for which the tracker had no memory".to_owned());
     }
@@ -86,12 +96,13 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         spent,
         survey,
         reach,
-        control,
+        control: run.control,
         calls: u64::from(run.calls),
         elapsed: run.budget.elapsed(),
         looks: run.looks,
         remarks: run.remarks,
         blind_spots: run.blind_spots,
+        references: run.references,
     };
     Ok(findings::report(
         seen,
@@ -113,6 +124,10 @@ impl<S: Subject> Run<'_, S> {
             self.settle();
             self.leave_out_other_threads(spent)?;
             self.resources.look(self.calls, self.subject);
+            self.references.look(self.calls);
+            if spent.is_none() {
+                self.follow_references()?;
+            }
             let (mut survey, reach) = self.survey();
             if self.checks.memory {
                 self.looks.push(survey.look(self.calls));
@@ -172,6 +187,48 @@ impl<S: Subject> Run<'_, S> {
         Ok(None)
     }
 
+    /// A close look at objects whose counts have moved with the calls, over two more rows of calls. It may take half
+    /// of the time that is left.
+    fn follow_references(&mut self) -> Result<(), Error<S::Error>> {
+        const LEAST: u32 = 4;
+        let Some(mut look) = self.references.suspect() else {
+            return Ok(());
+        };
+        let left = self.calls_left();
+        let asked: u32 = look.windows.iter().sum();
+        let share = f64::from(left.min(asked)) / f64::from(asked);
+        let windows = look.windows.map(|calls| (f64::from(calls) * share) as u32);
+        if windows[0] < LEAST {
+            self.remark(
+                "the reference counts of some objects moved with the calls; there were too few calls to find out why",
+            );
+            return Ok(());
+        }
+        self.references.look_closely(&mut look, self.calls, self.subject);
+        for calls in windows {
+            self.call_until(self.calls + calls)?;
+            self.let_threads_end();
+            self.settle();
+            self.references.look_closely(&mut look, self.calls, self.subject);
+        }
+        self.references.conclude(look, self.subject, &mut self.control);
+        self.settle();
+        Ok(())
+    }
+
+    /// How many calls may be made in half of the time that is left.
+    fn calls_left(&self) -> u32 {
+        let half = self.budget.left() / 2;
+        let per_call = self.budget.elapsed() / self.calls.max(1);
+        let in_time = half.as_secs_f64() / per_call.as_secs_f64().max(1e-9);
+        (self.max_calls - self.calls).min(in_time as u32)
+    }
+
+    fn check_control(&mut self) {
+        let counted = self.references.objects > 0;
+        control::run(self.subject, self.checks, counted, &mut self.control);
+    }
+
     fn call(&mut self) -> Result<(), Error<S::Error>> {
         let result = match self.subject.watches_itself() {
             true => self.subject.call(),
@@ -181,7 +238,15 @@ impl<S: Subject> Run<'_, S> {
             return Err(Error::ForkedChild);
         }
         self.session.look_for_new_objects();
-        result.map_err(Error::Call)
+        match result {
+            // Code that looks at reference counts, such as numpy.ndarray.resize, may mind that all are held.
+            Err(why) if self.references.is_on() && self.subject.may_mind_references(&why) => {
+                self.references
+                    .give_up("the call fails while all objects have more references");
+                self.call()
+            }
+            result => result.map_err(Error::Call),
+        }
     }
 
     /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will

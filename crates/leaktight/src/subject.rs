@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leaktight_liveset::Block;
+use leaktight_liveset::{Block, MappedVec};
 use leaktight_report::Frame;
 use leaktight_stacks::PythonFrame;
 
@@ -103,10 +103,52 @@ pub trait Subject {
         Vec::new()
     }
 
+    /// The objects that the runtime's garbage collector tracks: all, or at least those that are newer than the last
+    /// such call for all. In memory of our own, where no search for references finds them.
+    fn tracked_objects(&mut self, _all: bool) -> MappedVec<usize> {
+        MappedVec::new()
+    }
+
+    /// Whether a call may have failed because objects have more references than usual. Then it is made again.
+    fn may_mind_references(&self, _why: &Self::Error) -> bool {
+        false
+    }
+
+    /// Objects that the calls use and that the collector may not know: arguments and the like.
+    fn named_objects(&mut self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Takes so many references to an object of the subject's own that nobody holds, and as many to another one
+    /// that are held where the collector sees them; both are among the named objects. Returns the two.
+    fn plant_references(&mut self, _count: u32) -> Option<[usize; 2]> {
+        None
+    }
+
+    /// Gives all of them back.
+    fn return_references(&mut self) {}
+
+    /// What an object is, without running code of the program.
+    fn describe(&mut self, _object: usize) -> Description {
+        Description::default()
+    }
+
     /// Whether an object file belongs to the runtime itself, so that its frames are not to blame.
     fn is_runtime(&self, _module: &str) -> bool {
         false
     }
+}
+
+/// An object in words.
+#[derive(Clone, Debug, Default)]
+pub struct Description {
+    /// Its type.
+    pub type_name: Option<String>,
+    /// What a person knows it by, such as ``the `str` 'timeout' (argument 1)``.
+    pub name: String,
+    /// It lives for as long as the program anyway, and few references to it cost nothing: a type that a module has, or
+    /// a singleton.
+    pub is_permanent: bool,
 }
 
 /// A block that was leaked on purpose and must be found at its exact size.

@@ -1,8 +1,10 @@
 //! Bringing the interpreter to rest, and leaving it as it was found.
 
+use leaktight::MappedVec;
+use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyModule;
+use pyo3::types::{PyList, PyModule};
 
 /// The interpreter's garbage collector while a check runs. Everything that is alive at the start is
 /// frozen, so that the many collections of a check are nearly free.
@@ -52,6 +54,35 @@ impl AtRest {
             // SAFETY: an owned reference that nobody else has.
             unsafe { ffi::Py_DECREF(result) };
         }
+    }
+
+    /// All objects that the collector tracks: with the frozen ones, or only those since.
+    pub(crate) fn tracked(&mut self, py: Python<'_>, all: bool) -> PyResult<MappedVec<usize>> {
+        let gc = self.gc.bind(py);
+        let thaw = all && self.frozen;
+        if thaw {
+            gc.call_method0("unfreeze")?;
+        }
+        let list = gc
+            .call_method0("get_objects")
+            .and_then(|list| Ok(list.cast_into::<PyList>()?));
+        if thaw {
+            gc.call_method0("freeze")?;
+        }
+        let list = list?;
+        let mut objects = MappedVec::new();
+        for at in 0..list.len() {
+            // SAFETY: a borrowed item within the list; then a new reference is given to the list, which releases the
+            // item. No address is left behind in its memory, where a search for references would find it.
+            unsafe {
+                let object = ffi::PyList_GetItem(list.as_ptr(), at as ffi::Py_ssize_t);
+                objects
+                    .push(object as usize)
+                    .map_err(|why| PyMemoryError::new_err(why.to_string()))?;
+                ffi::PyList_SetItem(list.as_ptr(), at as ffi::Py_ssize_t, py.None().into_ptr());
+            }
+        }
+        Ok(objects)
     }
 
     /// Undoes the freezing: the collector does not show frozen objects to those who ask for holders.

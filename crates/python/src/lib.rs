@@ -13,6 +13,7 @@ mod holders;
 mod info;
 mod interpreter;
 mod judge;
+mod objects;
 mod statement;
 mod subject;
 mod types;

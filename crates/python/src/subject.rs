@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use leaktight::{Block, Family, Frame, Planted, PythonFrame, Subject};
-use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use leaktight::{Block, Description, Family, Frame, MappedVec, Planted, PythonFrame, Subject};
+use pyo3::exceptions::{PyAssertionError, PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyTuple};
@@ -11,6 +11,7 @@ use pyo3::types::{PyCode, PyDict, PyTuple};
 use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
+use crate::objects::{self, Probes};
 use crate::types::KnownTypes;
 use crate::watchdog::Watchdog;
 use crate::{frames, holders, interpreter};
@@ -38,6 +39,7 @@ pub(crate) struct PythonSubject<'py> {
     trouble: Option<PyErr>,
     at_rest: AtRest,
     garbage: Garbage,
+    probes: Probes,
     /// Calls that were made.
     calls: u64,
     /// Found at the first question.
@@ -72,6 +74,7 @@ impl<'py> PythonSubject<'py> {
             trouble: None,
             at_rest: AtRest::new(py)?,
             garbage: Garbage::new(py)?,
+            probes: Probes::new(py)?,
             calls: 0,
             types: None,
             watchdog,
@@ -265,7 +268,7 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn blind_spots(&self) -> Vec<String> {
-        let mut spots = vec!["leaked references to objects that live on anyway".to_owned()];
+        let mut spots = Vec::new();
         if !self.frames_work {
             spots.push("Python frames (this interpreter's frames have an unknown layout)".to_owned());
         }
@@ -289,6 +292,52 @@ impl Subject for PythonSubject<'_> {
         let garbage = self.garbage.clone_ref(py);
         let remark = garbage.remark(py, calls, || self.call().is_ok());
         remark.ok().flatten().into_iter().collect()
+    }
+
+    fn tracked_objects(&mut self, all: bool) -> MappedVec<usize> {
+        // Without the list only what the call uses is looked at.
+        self.at_rest.tracked(self.py, all).unwrap_or_default()
+    }
+
+    fn named_objects(&mut self) -> Vec<usize> {
+        let mut named = self.probes.objects().to_vec();
+        match &self.callee {
+            Callee::Function(function, arguments) => {
+                named.extend([function.as_ptr() as usize, arguments.as_ptr() as usize]);
+            }
+            Callee::Code(code, namespace) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
+        }
+        named
+    }
+
+    fn may_mind_references(&self, why: &PyErr) -> bool {
+        why.is_instance_of::<PyException>(self.py) && !why.is_instance_of::<CallTimeout>(self.py)
+    }
+
+    fn plant_references(&mut self, count: u32) -> Option<[usize; 2]> {
+        self.probes.take(self.py, count).ok()
+    }
+
+    fn return_references(&mut self) {
+        self.probes.give_back(self.py);
+    }
+
+    fn describe(&mut self, object: usize) -> Description {
+        let py = self.py;
+        self.at_rest.thaw(py);
+        // SAFETY: the engine asks for objects that it holds.
+        let object = unsafe { Bound::from_borrowed_ptr(py, object as *mut ffi::PyObject) };
+        let (none, nobody) = (PyTuple::empty(py), PyDict::new(py));
+        let words = match &self.callee {
+            Callee::Function(function, arguments) => {
+                objects::describe(&object, Some(function.bind(py)), arguments.bind(py), &nobody)
+            }
+            Callee::Code(_, namespace) => objects::describe(&object, None, &none, namespace.bind(py)),
+        };
+        words.unwrap_or_else(|_| Description {
+            name: "an object".to_owned(),
+            ..Description::default()
+        })
     }
 
     fn is_tracker(&self, file: &str) -> bool {

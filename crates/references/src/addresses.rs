@@ -32,7 +32,7 @@ impl AddressSet {
     }
 
     pub(crate) fn contains(&self, address: &Address) -> bool {
-        !self.slots.is_empty() && self.slots[self.slot(*address)] == *address
+        *address != 0 && !self.slots.is_empty() && self.slots[self.slot(*address)] == *address
     }
 
     /// Where the address is, or belongs.
@@ -83,6 +83,8 @@ mod tests {
                 }
             }
             proptest::prop_assert_eq!(&set[..], &expected[..]);
+            proptest::prop_assert!(expected.iter().all(|address| set.contains(address)));
+            proptest::prop_assert!(!set.contains(&0) && !set.contains(&5001));
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct Runtime {
     half_counts: bool,
     code_type: Address,
     dict_type: Address,
+    str_type: Address,
+    bytes_type: Address,
     type_type: Address,
     dict_next: DictNext,
     dict_size: unsafe extern "C" fn(*mut c_void) -> isize,
@@ -88,6 +90,8 @@ impl Runtime {
                 half_counts: minor >= 12,
                 code_type: symbol(c"PyCode_Type")?,
                 dict_type: symbol(c"PyDict_Type")?,
+                str_type: symbol(c"PyUnicode_Type")?,
+                bytes_type: symbol(c"PyBytes_Type")?,
                 type_type: symbol(c"PyType_Type")?,
                 dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
                 dict_size: transmute::<Address, unsafe extern "C" fn(*mut c_void) -> isize>(symbol(c"PyDict_Size")?),
@@ -253,9 +257,29 @@ impl Runtime {
         unsafe { word(type_of(object) + FLAGS) & TYPE_SUBCLASS != 0 }
     }
 
-    /// The `dict` type, and the runtime's own object file by an address inside.
+    /// Whether a type is a static one that is ready for use.
+    ///
+    /// # Safety
+    ///
+    /// `object` has the room of a type.
+    pub(crate) unsafe fn is_static_type(&self, object: Address) -> bool {
+        const READY: usize = 1 << 12;
+        // SAFETY: by the caller's promise.
+        let flags = unsafe { word(object + FLAGS) };
+        flags & READY != 0 && flags & HEAP_TYPE == 0 && flags >> 32 == 0
+    }
+
+    /// The `dict` type, which lies in the runtime's own object file.
     pub(crate) fn dict_type(&self) -> Address {
         self.dict_type
+    }
+
+    pub(crate) fn str_type(&self) -> Address {
+        self.str_type
+    }
+
+    pub(crate) fn bytes_type(&self) -> Address {
+        self.bytes_type
     }
 
     /// Calls `visit` for each reference that `object` owns, as far as the collector would be told. Code objects

@@ -1,8 +1,9 @@
 //! Objects that only a variable of an extension module refers to, and interned strings.
 //!
-//! No collector knows these. A word of static data is taken for an object if it points to writable memory
-//! where a sound count and then the address of a known type stand. All of it is read through the kernel, since
-//! other threads may unmap memory at any time.
+//! No collector knows these. A word of static data is taken for an object if what it points to is laid out as a
+//! text, as bytes or as a static type in every field that can be checked: counts are written to, so nothing may be
+//! taken for an object that is none. (Whatever else has a count and a type there is tracked by the collector, or
+//! passed over.) All of it is read through the kernel, since other threads may unmap memory at any time.
 
 use std::io::{Error, Result};
 
@@ -20,14 +21,15 @@ use crate::runtime::{Address, Runtime, type_of};
 pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet) -> Result<AddressSet> {
     let mut found = AddressSet::new();
     for (object, is_runtime) in candidates(runtime, types)?.iter().copied() {
-        if !is_runtime {
+        // SAFETY: a sound object.
+        let is_dict = unsafe { type_of(object) } == runtime.dict_type();
+        if !is_runtime && !is_dict {
             found.insert(object).map_err(Error::other)?;
-            continue;
         }
         // The runtime's own data is full of free lists and of objects half made. Only its interned strings are found
         // nowhere else.
-        // SAFETY: an object, as far as can be told.
-        if unsafe { is_interned(runtime, object) } {
+        // SAFETY: a dict, as far as can be told.
+        if is_runtime && is_dict && unsafe { is_interned(runtime, object) } {
             let mut result = Ok(());
             // SAFETY: an exact dict.
             unsafe {
@@ -55,7 +57,7 @@ fn candidates(runtime: &Runtime, types: &AddressSet) -> Result<MappedVec<(Addres
         segments.extend(object.writable().map(|(start, len)| (start, len, is_runtime)));
     });
     let mut values = MappedVec::new();
-    let mut buffer = [0usize; 4096];
+    let mut buffer = [0usize; 512 * 8];
     for (start, len, is_runtime) in segments {
         let words = start.next_multiple_of(8)..(start + len) & !7;
         for from in words.clone().step_by(size_of_val(&buffer)) {
@@ -73,10 +75,14 @@ fn candidates(runtime: &Runtime, types: &AddressSet) -> Result<MappedVec<(Addres
     let mut sound = MappedVec::new();
     let mut at = 0;
     while at < values.len() {
-        let heads: Vec<(usize, usize)> = values[at..].iter().take(512).map(|(value, _)| (*value, 16)).collect();
-        let got = read(&heads, &mut buffer) / 16;
-        for (head, value) in buffer.chunks_exact(2).take(got).zip(&values[at..]) {
-            if runtime.count_in(head[0]).is_some() && types.contains(&head[1]) {
+        let heads: Vec<(usize, usize)> = values[at..]
+            .iter()
+            .take(512)
+            .map(|(value, _)| (*value, HEAD * 8))
+            .collect();
+        let got = read(&heads, &mut buffer) / (HEAD * 8);
+        for (head, value) in buffer.chunks_exact(HEAD).take(got).zip(&values[at..]) {
+            if runtime.count_in(head[0]).is_some() && types.contains(&head[1]) && is_sound(runtime, value.0, head) {
                 sound.push(*value).map_err(Error::other)?;
             }
         }
@@ -84,6 +90,41 @@ fn candidates(runtime: &Runtime, types: &AddressSet) -> Result<MappedVec<(Addres
         at += got + usize::from(got < heads.len());
     }
     Ok(sound)
+}
+
+/// Words at the start of an object that are looked at.
+const HEAD: usize = 5;
+
+/// Whether this is a `str`, a `bytes` or a `dict`, each not of a subclass, or a static type.
+fn is_sound(runtime: &Runtime, object: Address, head: &[usize]) -> bool {
+    let [_, of, len, _, state] = *head else { return false };
+    if of == runtime.str_type() {
+        // Bits of `PyASCIIObject.state` (Include/cpython/unicodeobject.h): interned 2, kind 3, compact 1.
+        let state = state as u32;
+        len <= 1 << 40 && matches!(state >> 2 & 7, 1 | 2 | 4) && state >> 5 & 1 == 1 && state >> 8 == 0
+    } else if of == runtime.bytes_type() {
+        // The text ends with a zero byte (Include/cpython/bytesobject.h); it is aligned as the object is.
+        let mut end = [0];
+        let last = object.wrapping_add(32).wrapping_add(len);
+        len <= 1 << 40 && read(&[(last & !7, 8)], &mut end) == 8 && end[0].to_ne_bytes()[last & 7] == 0
+    } else if of == runtime.dict_type() {
+        let mut keys = [0];
+        let mut field = [0];
+        read(&[(object + 32, 8)], &mut field) == 8 && read(&[(field[0] & !7, 8)], &mut keys) == 8
+    } else {
+        // SAFETY: `of` is a type; a static type lies in the data of a loaded object in full.
+        unsafe { runtime.is_type(object) && is_static(object) && runtime.is_static_type(object) }
+    }
+}
+
+fn is_static(address: usize) -> bool {
+    let mut found = false;
+    loaded_objects(|object| {
+        found |= object
+            .writable()
+            .any(|(start, len)| address >= start && address + 256 <= start + len);
+    });
+    found
 }
 
 /// Each address once; those that an extension refers to are its.

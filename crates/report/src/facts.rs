@@ -23,16 +23,13 @@ pub(crate) fn facts(finding: &Finding) -> String {
         (Kind::Memory, Some(bytes)) => (bytes, Some(count)),
         (_, bytes) => (count, bytes),
     };
-    let certainty = match finding.certainty {
-        Certainty::Lost => "lost",
-        Certainty::Growing => "growing",
+    let certainty = match (finding.kind, finding.certainty) {
+        (Kind::OverRelease, _) => None,
+        (Kind::Reference, Certainty::Lost) => Some("held by nobody".to_owned()),
+        (_, Certainty::Lost) => Some("lost".to_owned()),
+        (_, Certainty::Growing) => Some("growing".to_owned()),
     };
-    let rest = [
-        origin(finding),
-        detail.map(str::to_owned),
-        last,
-        Some(certainty.to_owned()),
-    ];
+    let rest = [origin(finding), detail.map(str::to_owned), last, certainty];
     let rest: Vec<String> = rest.into_iter().flatten().collect();
     format!("{first}  {}", rest.join(", "))
 }
@@ -61,7 +58,7 @@ fn origin(finding: &Finding) -> Option<String> {
     let counts_references = matches!(finding.kind, Kind::Reference | Kind::OverRelease);
     let object = match finding.type_name.as_deref().unwrap_or_default() {
         "" => None,
-        name if counts_references => Some(format!("to {name}")),
+        name if counts_references => Some(format!("to {}", finding.examples.first().map_or(name, String::as_str))),
         name => Some(name.to_owned()),
     };
     // In memory's own line a bare allocator explains itself.

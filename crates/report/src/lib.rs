@@ -24,6 +24,7 @@
 //!     findings: vec![],
 //!     calls: 2_560,
 //!     period: 512,
+//!     objects: 21_377,
 //!     seconds: 0.4,
 //!     looks: vec![],
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },
@@ -62,6 +63,6 @@ mod text;
 mod words;
 
 pub use json::{Error, SCHEMA};
-pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Verdict};
+pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Verdict};
 pub use sentence::sentence;
 pub use text::Style;

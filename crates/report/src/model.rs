@@ -18,6 +18,9 @@ pub struct Report {
     /// The check rules out a leak that happens once in up to this many calls; 0: it rules out
     /// nothing.
     pub period: u64,
+    /// Objects of the runtime whose reference counts were compared; 0: none.
+    #[serde(default)]
+    pub objects: u64,
     /// Wall time of the whole check in seconds.
     #[serde(with = "figure")]
     pub seconds: f64,
@@ -106,11 +109,29 @@ pub struct Finding {
     /// What still points to the blocks, worded so that it can follow "held by".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+    /// For [`Kind::Reference`] and [`Kind::OverRelease`]: how the references were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<References>,
     /// Where it happened, innermost frame first.
     pub stack: Vec<Frame>,
     /// The finding in one sentence that is complete in itself; [`sentence`](crate::sentence)
     /// writes it.
     pub message: String,
+}
+
+/// The references to one object before and after some calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct References {
+    /// The calls between.
+    pub calls: u64,
+    /// Reference count before.
+    pub before: i64,
+    /// Reference count after.
+    pub after: i64,
+    /// By how much the references rose that the garbage collector can see.
+    pub visible: i64,
+    /// By how much the words of memory rose that could be a reference.
+    pub words: i64,
 }
 
 /// What a finding counts.

@@ -16,22 +16,17 @@ pub fn sentence(finding: &Finding) -> String {
     match (finding.kind, finding.certainty) {
         (Kind::Memory, Certainty::Lost) => lost_memory(finding, &toll),
         (Kind::Memory, Certainty::Growing) => growing_memory(finding, &toll),
-        (Kind::Reference, Certainty::Lost) => {
-            let references = references(finding, toll.count, "to");
-            let those = if is_one(toll.count) {
-                "the reference"
-            } else {
-                "the references"
-            };
-            format!("{who} leaks {references}: nothing owns {those} any more")
-        }
+        (Kind::Reference, Certainty::Lost) => format!(
+            "{who} adds {} that nobody holds: a Py_DECREF is missing",
+            references(finding, toll.count, "to")
+        ),
         (Kind::Reference, Certainty::Growing) => {
             let held = held.unwrap_or_else(|| holder_not_found(toll.count));
             format!("{who} adds {}; {held}", references(finding, toll.count, "to"))
         }
         (Kind::OverRelease, _) => format!(
-            "{who} takes away {}, which can then be freed while still in use",
-            references(finding, toll.count, "too many from")
+            "{who} releases {} that it does not own: a Py_INCREF is missing, and the object can be freed while in use",
+            references(finding, toll.count, "to")
         ),
         (Kind::Fd, _) => {
             let left = format!("{who} leaves {} open", counted(toll.count, "file descriptor"));
@@ -179,8 +174,12 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
     }
 }
 
-/// ``1 reference to a `dict` object``.
+/// ``1 reference to the `str` 'timeout' (argument 1)``, or, where only the type is known, ``1 reference to a `dict`
+/// object``.
 fn references(finding: &Finding, count: f64, preposition: &str) -> String {
+    if let [object] = finding.examples.as_slice() {
+        return format!("{} {preposition} {object}", counted(count, "reference"));
+    }
     let objects = match (&finding.type_name, is_one(count)) {
         (Some(name), true) => format!("{} `{name}` object", article(name)),
         (Some(name), false) => format!("`{name}` objects"),

@@ -7,7 +7,7 @@ use crate::page::{INDENT, INNER, Lead, Page};
 use crate::paint::{self, ALARM, WARNING};
 use crate::sentence::sentence;
 use crate::words::{integer, plural, seconds};
-use crate::{Control, Finding, Report, Severity, Verdict, terminal};
+use crate::{Control, Finding, References, Report, Severity, Verdict, terminal};
 
 /// Findings shown, and frames shown of each; the rest is counted.
 const MOST_FINDINGS: usize = 10;
@@ -153,7 +153,9 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
     if !message.trim().is_empty() && message != report.reason && message != sentence(finding) {
         page.wrapped(INNER, Lead::NONE, message);
     }
-    if finding.stack.is_empty() {
+    if let Some(references) = &finding.references {
+        page.wrapped(INNER, Lead::NONE, &counts(references));
+    } else if finding.stack.is_empty() {
         page.wrapped(INNER, Lead::NONE, "where it happens is not known");
     }
     let shown = finding.stack.len().min(MOST_FRAMES);
@@ -166,13 +168,23 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
     }
 }
 
+/// How a reference count rose or fell, and where the references could be.
+fn counts(references: &References) -> String {
+    let (visible, words) = (references.visible, references.words);
+    format!(
+        "{} → {} references over {} calls; the references that the garbage collector sees changed by {visible}, the \
+         words in memory that could hold one by {words}",
+        references.before, references.after, references.calls
+    )
+}
+
 /// `… and 3 more frames`, of a list that is longer than what is shown.
 fn more(length: usize, shown: usize, noun: &str) -> Option<String> {
     let hidden = length.checked_sub(shown).filter(|&hidden| hidden > 0)? as u64;
     Some(format!("… and {} more {}", integer(hidden), plural(hidden, noun)))
 }
 
-/// `CPython 3.11.7, glibc 2.36; control: 3 of 3 planted leaks caught; 96 calls, 0.03 s`.
+/// `CPython 3.11.7, glibc 2.36; control: 5 of 5 planted leaks caught; 96 calls, 21,377 objects, 0.03 s`.
 fn footer(report: &Report) -> String {
     let environment = &report.environment;
     let environment = join(&[&environment.runtime, &environment.libc], ", ");
@@ -185,7 +197,11 @@ fn footer(report: &Report) -> String {
         }
     };
     let calls = format!("{} {}", integer(report.calls), plural(report.calls, "call"));
-    let effort = join(&[&calls, &seconds(report.seconds).unwrap_or_default()], ", ");
+    let objects = match report.objects {
+        0 => String::new(),
+        objects => format!("{} {}", integer(objects), plural(objects, "object")),
+    };
+    let effort = join(&[&calls, &objects, &seconds(report.seconds).unwrap_or_default()], ", ");
     join(&[&environment, &control, &effort], "; ")
 }
 

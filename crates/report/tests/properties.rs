@@ -1,7 +1,7 @@
 //! What holds for every report, however odd.
 
 use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Style, Verdict, sentence,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -124,14 +124,14 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
         bytes,
         mapped,
     });
-    let counts = (any::<u64>(), any::<u64>(), figure, vec(look, 0..3));
+    let counts = (any::<[u64; 3]>(), figure, vec(look, 0..3));
     let control = (0..5_u32, 0..5_u32, vec(text(), 0..3));
     let notes = (vec(text(), 0..3), vec(text(), 0..3));
     let environment = (text(), text(), text(), text());
     (head, counts, control, notes, environment).prop_map(
         |(
             (subject, verdict, reason, findings),
-            (calls, period, seconds, looks),
+            ([calls, period, objects], seconds, looks),
             (planted, caught, missed),
             (blind_spots, remarks),
             (runtime, libc, platform, leaktight),
@@ -142,6 +142,7 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
             findings,
             calls,
             period,
+            objects,
             seconds,
             looks,
             control: Control {
@@ -188,11 +189,22 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         vec(text(), 0..4),
         text(),
     );
-    ((kind, certainty, severity), figures, texts, vec(frame(text), 0..15)).prop_map(
+    let references = option::of((any::<u64>(), any::<[i64; 4]>()).prop_map(
+        |(calls, [before, after, visible, words])| References {
+            calls,
+            before,
+            after,
+            visible,
+            words,
+        },
+    ));
+    let stack = vec(frame(text), 0..15);
+    ((kind, certainty, severity), figures, texts, references, stack).prop_map(
         |(
             (kind, certainty, severity),
             (blocks_per_call, bytes_per_call, block_size, every),
             (allocator, via, type_name, holder, examples, message),
+            references,
             stack,
         )| Finding {
             kind,
@@ -208,6 +220,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             type_name,
             examples,
             holder,
+            references,
             stack,
             message,
         },

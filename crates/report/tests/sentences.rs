@@ -120,7 +120,15 @@ fn references() {
     let lost = counted(Kind::Reference, Certainty::Lost, "", "int");
     assert_eq!(
         sentence(&lost),
-        "every call leaks 1 reference to an `int` object: nothing owns the reference any more"
+        "every call adds 1 reference to an `int` object that nobody holds: a Py_DECREF is missing"
+    );
+    let known = Finding {
+        examples: vec!["the `int` 1024 (argument 1)".into()],
+        ..lost.clone()
+    };
+    assert_eq!(
+        sentence(&known),
+        "every call adds 1 reference to the `int` 1024 (argument 1) that nobody holds: a Py_DECREF is missing"
     );
     assert_eq!(
         sentence(&Finding {
@@ -128,7 +136,7 @@ fn references() {
             blocks_per_call: 2.0,
             ..lost
         }),
-        "every call leaks 2 references to objects: nothing owns the references any more"
+        "every call adds 2 references to objects that nobody holds: a Py_DECREF is missing"
     );
     assert_eq!(
         sentence(&counted(Kind::Reference, Certainty::Growing, "", "dict")),
@@ -140,8 +148,8 @@ fn references() {
     };
     assert_eq!(
         sentence(&negative),
-        "every call takes away 1 reference too many from a `NoneType` object, \
-         which can then be freed while still in use"
+        "every call releases 1 reference to a `NoneType` object that it does not own: a Py_INCREF is missing, \
+         and the object can be freed while in use"
     );
 }
 

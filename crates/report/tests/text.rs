@@ -45,6 +45,7 @@ fn leak_at_60_columns() {
 fn several_findings() {
     let report = Report {
         period: 512,
+        objects: 21_377,
         blind_spots: vec!["memory that pyarrow takes from its own jemalloc; 12 MiB are mapped there".into()],
         remarks: vec!["tracemalloc was on, so its own blocks were left out".into()],
         ..leak(
@@ -85,6 +86,7 @@ fn indeterminate_names_the_holder() {
     let report = Report {
         verdict: Verdict::Indeterminate,
         period: 0,
+        objects: 0,
         calls: 1_024,
         seconds: 60.2,
         ..leak("zoo.register(name)", vec![growing_registry()])

@@ -223,6 +223,7 @@ impl Resources {
                 type_name: examples.type_name,
                 examples: Vec::new(),
                 holder: None,
+                references: None,
                 stack: origin.frames,
                 message: String::new(),
             };

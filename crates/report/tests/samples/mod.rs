@@ -13,6 +13,7 @@ pub fn clean() -> Report {
         findings: vec![],
         calls: 2_560,
         period: 512,
+        objects: 21_377,
         seconds: 0.4,
         looks: vec![],
         control: Control {
@@ -42,6 +43,7 @@ pub fn leak(subject: &str, findings: Vec<Finding>) -> Report {
         findings,
         calls: 96,
         period: 0,
+        objects: 21_377,
         seconds: 0.03,
         ..clean()
     }
@@ -63,6 +65,7 @@ pub fn lost_copy() -> Finding {
         objects_per_call: None,
         examples: Vec::new(),
         holder: None,
+        references: None,
         stack: vec![
             native("copy_field", 42, "char *copy = strdup(field);"),
             native("parse_header", 61, ""),
@@ -106,6 +109,7 @@ pub fn growing_registry() -> Finding {
         block_size: None,
         via: None,
         holder: Some("static data of zoo.so (`registry`)".into()),
+        references: None,
         stack: vec![
             Frame {
                 module: Some("/opt/app/lib/zoo.cpython-311-x86_64-linux-gnu.so".into()),

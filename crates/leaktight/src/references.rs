@@ -1,0 +1,268 @@
+//! References to objects that live on: counted over the calls, and looked at closely where a count moves with them.
+
+use leaktight_liveset::MappedVec;
+use leaktight_references::{Held, Runtime, visible};
+use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
+use leaktight_verdict::Rate;
+use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
+
+use crate::subject::Subject;
+use crate::words::words;
+
+/// So many objects are looked at closely at a time, those that moved most.
+const MOST_SUSPECTS: usize = 64;
+
+/// Follows the counts of all objects that can be found.
+#[derive(Default)]
+pub(crate) struct References {
+    held: Option<Held>,
+    /// Calls, and which counts were not as at first.
+    samples: Vec<(u32, Vec<(usize, i64)>)>,
+    judged: Vec<usize>,
+    pub findings: Vec<Finding>,
+    pub remarks: Vec<String>,
+    /// Why nothing, or not all, was looked at.
+    pub blind_spot: Option<String>,
+    /// How many objects were.
+    pub objects: u64,
+}
+
+/// A close look at a few objects, over three moments.
+pub(crate) struct CloseLook {
+    suspects: Vec<usize>,
+    moments: Vec<(u32, Vec<Tally>)>,
+    planted: Option<[usize; 2]>,
+    /// Calls of the two intervals.
+    pub windows: [u32; 2],
+}
+
+impl References {
+    /// Holds every object before the first call, so that a reference released too often frees nothing.
+    pub(crate) fn hold(subject: &mut impl Subject) -> References {
+        let mut references = References::default();
+        if !subject.is_python() {
+            return references;
+        }
+        // SAFETY: a subject that says it is Python's holds the GIL.
+        match unsafe { Runtime::find() } {
+            Ok(runtime) => {
+                references.held = Some(Held::new(runtime));
+                references.add(subject, true);
+            }
+            Err(why) => references.give_up(&why.to_string()),
+        }
+        references
+    }
+
+    /// To be called after the warm-up, which may have made objects: counts from here on.
+    pub(crate) fn begin(&mut self, calls: u32, subject: &mut impl Subject, control: &mut Control) {
+        self.add(subject, false);
+        let Some(held) = &mut self.held else { return };
+        self.objects = held.len() as u64;
+        // SAFETY: the GIL is held, as in `hold`.
+        unsafe { held.begin() };
+        self.samples.push((calls, Vec::new()));
+        check_counts(held, subject, control);
+    }
+
+    fn add(&mut self, subject: &mut impl Subject, all: bool) {
+        let Some(held) = &mut self.held else { return };
+        let tracked = subject.tracked_objects(all);
+        // SAFETY: live objects of the subject's, and the GIL is held.
+        if let Err(why) = unsafe { held.add(&tracked, &subject.named_objects()) } {
+            self.give_up(&why.to_string());
+        }
+    }
+
+    /// The objects die when they should from now on.
+    pub(crate) fn let_go(&mut self) {
+        self.held = None;
+    }
+
+    pub(crate) fn is_on(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Says why nothing is looked at.
+    pub(crate) fn give_up(&mut self, why: &str) {
+        self.held = None;
+        self.objects = 0;
+        self.blind_spot = Some(format!("leaked references to objects that live on anyway ({why})"));
+    }
+
+    /// Notes the counts after so many calls.
+    pub(crate) fn look(&mut self, calls: u32) {
+        let Some(held) = &self.held else { return };
+        if self.samples.last().is_some_and(|(last, _)| *last < calls) {
+            // SAFETY: the GIL is held, as in `hold`.
+            let changes = unsafe { held.changes() };
+            let changes = changes.into_iter().map(|change| (change.object, change.by)).collect();
+            self.samples.push((calls, changes));
+        }
+    }
+
+    /// The start of a closer look at what moved with the calls, if anything did.
+    pub(crate) fn suspect(&self) -> Option<CloseLook> {
+        let (calls, last) = self.samples.last()?;
+        let suspicious = |(object, _): &&(usize, i64)| {
+            let series: Vec<(u32, i64)> = self
+                .samples
+                .iter()
+                .map(|(calls, by)| (*calls, change_of(by, *object)))
+                .collect();
+            !self.judged.contains(object) && is_suspicious(&series)
+        };
+        let mut suspects: Vec<(usize, i64)> = last.iter().filter(suspicious).copied().collect();
+        suspects.sort_by_key(|(_, by)| -by.abs());
+        suspects.truncate(MOST_SUSPECTS);
+        let slowest = suspects.last()?.1.abs() as f64 / f64::from(calls - self.samples[0].0);
+        let (first, second) = windows(slowest);
+        Some(CloseLook {
+            suspects: suspects.into_iter().map(|(object, _)| object).collect(),
+            moments: Vec::new(),
+            planted: None,
+            windows: [first, second],
+        })
+    }
+
+    /// Counts the references to the suspects after so many calls.
+    pub(crate) fn look_closely(&mut self, look: &mut CloseLook, calls: u32, subject: &mut impl Subject) {
+        let Some(held) = &self.held else { return };
+        let since = look.moments.last().map_or(0, |(last, _)| calls - last);
+        look.planted = subject.plant_references(since).or(look.planted);
+        let mut objects = look.suspects.clone();
+        objects.extend(look.planted.into_iter().flatten());
+        let tracked = subject.tracked_objects(false);
+        // SAFETY: what is held, live objects of the subject's, and the GIL is held.
+        let seen = unsafe { visible(held, &objects, &tracked) }.map_err(std::io::Error::other);
+        drop::<MappedVec<usize>>(tracked);
+        match seen.and_then(|seen| Ok((seen, words(&objects)?))) {
+            Ok((seen, words)) => {
+                let tally = |(seen, words): (&leaktight_references::Seen, i64)| Tally {
+                    calls,
+                    count: seen.count,
+                    visible: seen.visible,
+                    words,
+                };
+                look.moments.push((calls, seen.iter().zip(words).map(tally).collect()));
+            }
+            Err(why) => self.give_up(&why.to_string()),
+        }
+    }
+
+    /// What became of the suspects' references.
+    pub(crate) fn conclude(&mut self, look: CloseLook, subject: &mut impl Subject, control: &mut Control) {
+        subject.return_references();
+        self.judged.extend(&look.suspects);
+        let [first, second, third] = look.moments.as_slice() else {
+            return;
+        };
+        let tallies = |at: usize| [first.1[at], second.1[at], third.1[at]];
+        let holding = |at: usize, since: u32| {
+            let [before, .., after] = tallies(at);
+            let all = (third.0 - since, after.count - before.count);
+            judge(&tallies(at), all)
+        };
+        let count = look.suspects.len();
+        let leaked =
+            matches!(holding(count, first.0), Holding::Leaked(rate) if rate.every == Some(1) && rate.blocks == 1.0);
+        if look.planted.is_none() || !leaked || holding(count + 1, first.0) != Holding::Seen {
+            missed(control, "a planted reference, or one like it that is held");
+            return;
+        }
+        let since = self.samples[0].0;
+        for (at, object) in look.suspects.iter().enumerate() {
+            let [before, _, after] = tallies(at);
+            let all = self.change_since_first(*object, first.0) + after.count - before.count;
+            match judge(&tallies(at), (third.0 - since, all)) {
+                Holding::Seen => {}
+                Holding::Hidden => {
+                    let name = subject.describe(*object).name;
+                    self.remarks.push(format!(
+                        "calls keep references to {name} in memory that the garbage collector does not look at"
+                    ));
+                }
+                Holding::Leaked(rate) => {
+                    self.findings
+                        .push(finding(Kind::Reference, *object, rate, &tallies(at), subject))
+                }
+                Holding::Released(rate) => {
+                    let lost = rate.blocks * f64::from(third.0 - since);
+                    if let Some(held) = &mut self.held {
+                        held.repair(*object, lost.round() as i64);
+                    }
+                    self.findings
+                        .push(finding(Kind::OverRelease, *object, rate, &tallies(at), subject));
+                }
+            }
+        }
+    }
+
+    /// How far a count had moved when the close look began.
+    fn change_since_first(&self, object: usize, calls: u32) -> i64 {
+        let sample = self.samples.iter().rev().find(|(at, _)| *at <= calls);
+        sample.map_or(0, |(_, changes)| change_of(changes, object))
+    }
+}
+
+fn change_of(changes: &[(usize, i64)], object: usize) -> i64 {
+    // In the order in which they are held, which is not that of addresses; there are few.
+    changes.iter().find(|(of, _)| *of == object).map_or(0, |(_, by)| *by)
+}
+
+/// A reference that nobody holds must show, and one that is gone must not.
+fn check_counts(held: &Held, subject: &mut impl Subject, control: &mut Control) {
+    let planted = subject.plant_references(1);
+    // SAFETY: the GIL is held, as in `hold`.
+    let with = unsafe { held.changes() };
+    subject.return_references();
+    let by = |object: usize| {
+        with.iter()
+            .find(|change| change.object == object)
+            .map_or(0, |change| change.by)
+    };
+    let shown = planted.is_some_and(|planted| planted.iter().all(|object| by(*object) == 1));
+    // SAFETY: as above.
+    let gone = unsafe { held.changes() }.is_empty();
+    if !(shown && gone) {
+        missed(control, "a planted reference");
+    }
+}
+
+fn missed(control: &mut Control, what: &str) {
+    control.missed.push(what.to_owned());
+}
+
+fn finding(kind: Kind, object: usize, rate: Rate, tallies: &[Tally; 3], subject: &mut impl Subject) -> Finding {
+    let [_, before, after] = tallies;
+    let description = subject.describe(object);
+    let mut finding = Finding {
+        kind,
+        certainty: Certainty::Lost,
+        severity: match kind == Kind::Reference && description.is_permanent {
+            true => Severity::Warning,
+            false => Severity::Error,
+        },
+        blocks_per_call: rate.blocks,
+        bytes_per_call: 0.0,
+        block_size: None,
+        every: rate.every.map(u64::from),
+        allocator: String::new(),
+        via: None,
+        objects_per_call: None,
+        type_name: description.type_name,
+        examples: vec![description.name],
+        holder: None,
+        references: Some(report::References {
+            calls: u64::from(after.calls - before.calls),
+            before: before.count,
+            after: after.count,
+            visible: after.visible - before.visible,
+            words: after.words - before.words,
+        }),
+        stack: Vec::new(),
+        message: String::new(),
+    };
+    finding.message = sentence(&finding);
+    finding
+}

@@ -1,0 +1,60 @@
+//! How many words of memory could be a reference to an object.
+
+use leaktight_liveset::MappedVec;
+
+use crate::maps::{OwnMemory, writable_mappings};
+use crate::roots::roots;
+
+/// Some languages keep flags in the low bits of a reference.
+const TAGS: usize = 7;
+const CHUNK: usize = 1 << 18;
+
+/// The number of words that hold the address of each object, with any tag.
+///
+/// # Errors
+///
+/// When memory cannot be read.
+pub(crate) fn words(objects: &[usize]) -> std::io::Result<Vec<i64>> {
+    let mut sorted = objects.to_vec();
+    sorted.sort_unstable();
+    let (Some(lowest), Some(highest)) = (sorted.first(), sorted.last()) else {
+        return Ok(Vec::new());
+    };
+    let span = highest - lowest + TAGS;
+    let mut found = vec![0; sorted.len()];
+    let memory = OwnMemory::open()?;
+    let mut buffer = MappedVec::zeroed(CHUNK).map_err(std::io::Error::other)?;
+    roots(&writable_mappings()?, &mut |run| {
+        for from in (run.start.next_multiple_of(8)..run.end).step_by(CHUNK) {
+            let len = (run.end - from).min(CHUNK);
+            memory.with_mapped(from, &mut buffer[..len], |bytes| {
+                for word in bytes.chunks_exact(8) {
+                    let value = usize::from_ne_bytes(word.try_into().unwrap_or_default());
+                    if value.wrapping_sub(*lowest) <= span
+                        && let Ok(at) = sorted.binary_search(&(value & !TAGS))
+                    {
+                        found[at] += 1;
+                    }
+                }
+            });
+        }
+    });
+    // The copy of the addresses above, and the caller's own, are counted each time alike.
+    let of = |object: &usize| sorted.binary_search(object).map_or(0, |at| found[at]);
+    Ok(objects.iter().map(of).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_that_is_added_is_counted() {
+        let object = Box::new([0u64; 8]);
+        let address = &raw const *object as usize;
+        let before = words(&[address]).unwrap();
+        let references = std::hint::black_box(vec![address, address | 1, address + 8, !address]);
+        assert_eq!(words(&[address]).unwrap()[0], before[0] + 2);
+        drop(references);
+    }
+}

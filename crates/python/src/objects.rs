@@ -1,0 +1,75 @@
+//! The objects whose references are counted: those that the call uses, two of our own, and their names.
+
+use leaktight::Description;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+/// Two objects of which more references are taken than anybody else does.
+pub(crate) struct Probes {
+    /// References to it are taken and held by nobody.
+    leaked: Py<PyAny>,
+    /// References to it are held by the list.
+    kept: Py<PyAny>,
+    keeper: Py<PyList>,
+    taken: usize,
+}
+
+impl Probes {
+    pub(crate) fn new(py: Python<'_>) -> PyResult<Probes> {
+        let object = py.get_type::<PyAny>();
+        Ok(Probes {
+            leaked: object.call0()?.unbind(),
+            kept: object.call0()?.unbind(),
+            keeper: PyList::empty(py).unbind(),
+            taken: 0,
+        })
+    }
+
+    pub(crate) fn objects(&self) -> [usize; 3] {
+        [
+            self.leaked.as_ptr() as usize,
+            self.kept.as_ptr() as usize,
+            self.keeper.as_ptr() as usize,
+        ]
+    }
+
+    /// Takes so many references to each, and returns them.
+    pub(crate) fn take(&mut self, py: Python<'_>, count: u32) -> PyResult<[usize; 2]> {
+        for _ in 0..count {
+            self.keeper.bind(py).append(&self.kept)?;
+            // SAFETY: a live object, and the GIL is held. `give_back` releases it again.
+            unsafe { ffi::Py_INCREF(self.leaked.as_ptr()) };
+            self.taken += 1;
+        }
+        let [leaked, kept, _] = self.objects();
+        Ok([leaked, kept])
+    }
+
+    pub(crate) fn give_back(&mut self, py: Python<'_>) {
+        for _ in 0..std::mem::take(&mut self.taken) {
+            // SAFETY: one of those that `take` took; our own reference is left.
+            unsafe { ffi::Py_DECREF(self.leaked.as_ptr()) };
+        }
+        let keeper = self.keeper.bind(py);
+        // An empty list frees its memory; this cannot fail.
+        let _ = keeper.del_slice(0, keeper.len());
+    }
+}
+
+/// What a live object is, given what the call uses.
+pub(crate) fn describe(
+    object: &Bound<'_, PyAny>,
+    function: Option<&Bound<'_, PyAny>>,
+    arguments: &Bound<'_, PyTuple>,
+    names: &Bound<'_, PyDict>,
+) -> PyResult<Description> {
+    let helper = object.py().import("leaktight._objects")?;
+    let words = helper.call_method1("describe", (object, function, arguments, names))?;
+    let (name, type_name, is_permanent) = words.extract()?;
+    Ok(Description {
+        type_name: Some(type_name),
+        name,
+        is_permanent,
+    })
+}

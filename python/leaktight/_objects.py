@@ -1,0 +1,149 @@
+"""An object in words that a person knows it by, without running code of its class."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+from typing import Any, Optional
+
+#: Longer texts are cut.
+MOST_CHARACTERS = 40
+#: Referrers that are looked at.
+MOST_REFERRERS = 1000
+#: Types whose ``repr`` is the interpreter's own, and short or easily shortened.
+LITERALS = (str, bytes, int, float, complex, bool, type(None), type(Ellipsis), type(NotImplemented))
+CONTAINERS = (list, tuple, dict, set, frozenset)
+#: Flag of types that were made at run time (``Py_TPFLAGS_HEAPTYPE``).
+HEAP_TYPE = 1 << 9
+
+
+def describe(item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any]) -> tuple[str, str, bool]:
+    """Name an object: its description, its type, and whether it lives as long as the program anyway.
+
+    >>> describe("timeout", len, ("timeout",), {})
+    ("the `str` 'timeout' (argument 1)", 'str', False)
+    """
+    place = _place(item, function, arguments, names)
+    words = _words(item) + (f" ({place})" if place else "")
+    return words, _name(type(item)), _is_permanent(item, arguments)
+
+
+def _words(item: Any) -> str:
+    kind = type(item)
+    if item is None or item is Ellipsis or item is NotImplemented or kind is bool:
+        return f"`{item!r}`"
+    if kind in LITERALS:
+        return f"the `{kind.__name__}` {_short(item)}"
+    if kind in CONTAINERS:
+        return f"the `{kind.__name__}` of {len(item)} item{'s' * (len(item) != 1)}"
+    if isinstance(item, type):
+        return f"the type `{_name(item)}`"
+    if kind is types.ModuleType:
+        return f"the module `{_attribute(item, '__name__')}`"
+    if kind is types.CodeType:
+        return f"the code of `{item.co_name}`"
+    if kind in (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType):
+        return f"the function `{_attribute(item, '__qualname__')}`"
+    return f"a `{_name(kind)}` object"
+
+
+def _short(item: Any) -> str:
+    if isinstance(item, int) and item.bit_length() > 100:
+        return f"of {item.bit_length()} bits"
+    # Only so much of a long text is put into words at all.
+    text = repr(item[: MOST_CHARACTERS + 1]) if isinstance(item, (str, bytes)) else repr(item)
+    return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+
+
+def _name(kind: type) -> str:
+    """The name of a type: bare for builtins, else with its module. Not asked of the type itself, whose metaclass may answer."""
+    name = type.__dict__["__qualname__"].__get__(kind)
+    module = type.__dict__["__module__"].__get__(kind)
+    return name if module == "builtins" or not isinstance(module, str) else f"{module}.{name}"
+
+
+def _attribute(item: Any, name: str) -> str:
+    value = getattr(item, name, "?")
+    return value if type(value) is str else "?"
+
+
+def _is_permanent(item: Any, arguments: tuple[Any, ...]) -> bool:
+    if isinstance(item, type):
+        return not any(item is argument for argument in arguments)
+    kind = type(item)
+    if kind in (type(None), type(Ellipsis), type(NotImplemented), bool):
+        return True
+    if kind is int:
+        return -5 <= item <= 256
+    if kind is str:
+        return len(item) == 0 or len(item) == 1 and ord(item) < 256
+    if kind is bytes:
+        return len(item) <= 1
+    return kind is tuple and not item
+
+
+def _place(item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any]) -> Optional[str]:
+    """Where a person finds the object: as an argument, a variable, in a module, or one step from these."""
+    if item is function:
+        return "the function that is called"
+    roots = [(argument, f"argument {number}") for number, argument in enumerate(arguments, 1)]
+    roots += [(value, f"variable `{name}`") for name, value in names.items() if not name.startswith("__")]
+    for value, words in roots:
+        if value is item:
+            return words
+    if isinstance(item, (type, types.ModuleType)) or item is None:
+        return None  # Its name says it.
+    modules = {id(module.__dict__): name for name, module in list(sys.modules.items()) if type(module) is types.ModuleType}
+    found = {id(value): words for value, words in roots}
+    for referrer in gc.get_referrers(item)[:MOST_REFERRERS]:
+        owner = modules.get(id(referrer))
+        if owner is not None:
+            return f"`{_key(referrer, item)}` of module `{owner}`"
+    for value, words in roots:
+        place = _inside(value, item)
+        if place:
+            return f"{place} of {words}"
+    for referrer in gc.get_referrers(item)[:MOST_REFERRERS]:
+        place = _inside(referrer, item)
+        if place is None or id(referrer) in found:
+            continue
+        for outer in gc.get_referrers(referrer)[:MOST_REFERRERS]:
+            owner = modules.get(id(outer))
+            if owner is not None:
+                return f"{place} of `{_key(outer, referrer)}` of module `{owner}`"
+    return None
+
+
+def _inside(container: Any, item: Any) -> Optional[str]:
+    """Which part of a container or instance an object is."""
+    kind = type(container)
+    if kind in (list, tuple):
+        return next((f"item {at}" for at, part in enumerate(container) if part is item), None)
+    if kind is dict:
+        if any(key is item for key in container):
+            return "a key"
+        key = next((key for key, part in container.items() if part is item), None)
+        return None if key is None else f"the value of {_short(key)}" if type(key) in LITERALS else "a value"
+    if kind in (set, frozenset):
+        return "an item" if any(part is item for part in container) else None
+    if type(container) is item:
+        return "the type"
+    attributes = _namespace(container)
+    name = next((name for name, part in attributes.items() if part is item), None)
+    return None if name is None else f"attribute `{name}`"
+
+
+def _namespace(container: Any) -> dict[str, Any]:
+    """The instance's own attributes, asked of no code of its class."""
+    if isinstance(container, type):
+        return dict(type.__dict__["__dict__"].__get__(container))
+    try:
+        namespace = object.__getattribute__(container, "__dict__")
+    except Exception:
+        return {}
+    return namespace if type(namespace) is dict else {}
+
+
+def _key(namespace: dict[str, Any], item: Any) -> str:
+    return next((str(name) for name, value in namespace.items() if value is item), "?")
