@@ -51,8 +51,8 @@ def measure(case: Reference) -> str:
     elif case.name not in MOVE_ANYWAY or zoo_refs.HEADERS >= OLD_HEADERS_BELOW:
         return ""  # The interpreter itself moves such a count, or nobody does; it means nothing.
     per_call = -case.references_per_call if case.kind == "over-release" else case.references_per_call
-    settle()
     for _ in range(WINDOWS):
+        settle()
         before = count.value
         runner.call(CALLS)
         settle()
