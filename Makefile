@@ -25,9 +25,10 @@ test-rust: ## the Rust crates, and a crate of a user's
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
 
-test-pythons: $(SITE)/.done ## the zoo, resources and the test case on every CPython 3.9 to 3.13 that is found here
+test-pythons: $(SITE)/.done ## the zoos, clean calls, resources and the test case on every CPython 3.9 to 3.13 that is found here
 	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q \
-		tests/test_zoo.py tests/test_pythons.py tests/test_resources.py tests/test_testcase.py
+		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
+		tests/test_resources.py tests/test_testcase.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check

@@ -24,13 +24,14 @@ PSUTIL = "psutil==7.2.2"
 PSLEAK = "psleak==0.1.6"
 
 
-def wheels(name: str, requirements: Sequence[str]) -> str:
-    """A folder for sys.path with these wheels (and options of pip's), for the interpreter that runs the tests."""
-    folder = FOLDER / "{}.{}".format(*sys.version_info) / name
+def wheels(name: str, requirements: Sequence[str], version: tuple[int, ...] = sys.version_info) -> str:
+    """A folder for sys.path with these wheels (and options of pip's), for an interpreter of that version."""
+    dotted = "{}.{}".format(*version)
+    folder = FOLDER / dotted / name
     with installed_once(folder, "\n".join(requirements)) as missing:
         if missing:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-            get([*pip, "--target", str(folder), *requirements], ", ".join(requirements))
+            get([*pip, "--python-version", dotted, "--target", str(folder), *requirements], ", ".join(requirements))
     return str(folder)
 
 

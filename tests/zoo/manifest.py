@@ -64,13 +64,7 @@ class Case:
 
     def line(self) -> Optional[int]:
         """The number of the leaking line: the only one that ends in `marker`."""
-        if self.marker is None or self.file is None:
-            return None
-        lines = (HERE / self.file).read_text(encoding="utf-8").splitlines()
-        found = [number for number, text in enumerate(lines, 1) if text.endswith(self.marker)]
-        if len(found) != 1:
-            raise LookupError(f"{self.marker!r} ends {len(found)} lines of {self.file}, not 1")
-        return found[0]
+        return None if self.marker is None or self.file is None else marked_line(self.file, self.marker)
 
     def blocks(self, version: Version = sys.version_info) -> Union[None, int, Fraction]:
         """blocks_per_call for an interpreter of that version."""
@@ -79,6 +73,15 @@ class Case:
     def bytes(self, version: Version = sys.version_info) -> Union[None, int, Fraction]:
         """bytes_per_call for an interpreter of that version."""
         return self.bytes_per_call(version) if callable(self.bytes_per_call) else self.bytes_per_call
+
+
+def marked_line(file: str, marker: str) -> int:
+    """The number of the line that ends in `marker`, in a file relative to this folder."""
+    lines = (HERE / file).read_text(encoding="utf-8").splitlines()
+    found = [number for number, text in enumerate(lines, 1) if text.endswith(marker)]
+    if len(found) != 1:
+        raise LookupError(f"{marker!r} ends {len(found)} lines of {file}, not 1")
+    return found[0]
 
 
 def find(name: str) -> Case:
@@ -113,7 +116,7 @@ def value_error(version: Version) -> int:
     return GC_HEAD + (72 if version >= (3, 11) else 64)
 
 
-def _caught(statement: str, exception: str) -> str:
+def caught(statement: str, exception: str) -> str:
     return f"try:\n    {statement}\nexcept {exception}:\n    pass"
 
 
@@ -187,7 +190,7 @@ C_NATIVE = [
         1,
         112,
         "also with bare_statement and --raises ValueError",
-        statement=_caught("zoo.leak_error_path()", "ValueError"),
+        statement=caught("zoo.leak_error_path()", "ValueError"),
         raises="ValueError",
         bare_statement="zoo.leak_error_path()",
     ),
@@ -195,7 +198,7 @@ C_NATIVE = [
         "twin_error_path",
         "zoo_native.c",
         "raises as well, and frees first",
-        statement=_caught("zoo.twin_error_path()", "ValueError"),
+        statement=caught("zoo.twin_error_path()", "ValueError"),
         raises="ValueError",
         bare_statement="zoo.twin_error_path()",
     ),
@@ -428,7 +431,7 @@ CYTHON = [
         1,
         120,
         "also with bare_statement and --raises ValueError",
-        statement=_caught("zoo_cy.leak_error_path(3)", "ValueError"),
+        statement=caught("zoo_cy.leak_error_path(3)", "ValueError"),
         raises="ValueError",
         bare_statement="zoo_cy.leak_error_path(3)",
     ),
@@ -447,7 +450,7 @@ CYTHON = [
     _native_twin(
         "cy",
         "twin_error_path",
-        statement=_caught("zoo_cy.twin_error_path(3)", "ValueError"),
+        statement=caught("zoo_cy.twin_error_path(3)", "ValueError"),
         raises="ValueError",
         bare_statement="zoo_cy.twin_error_path(3)",
     ),

@@ -131,18 +131,19 @@ def child(task: dict) -> int:
             print(problem)
         return 1 if problem else 0
     for name in task["cases"]:
-        Runner(find(name)).call(task["calls"])
+        case = find(name)
+        Runner(case.setup, case.statement, case.quiesce).call(task["calls"])
     return 0
 
 
 class Runner:
-    """A case, set up in this process."""
+    """A statement, set up in this process."""
 
-    def __init__(self, case: Case) -> None:
-        self.namespace: dict[str, object] = {}
-        exec(case.setup, self.namespace)
-        self.code = compile(case.statement, case.name, "exec")
-        self.quiesce = compile(case.quiesce, case.name, "exec")
+    def __init__(self, setup: str, statement: str, quiesce: str = "") -> None:
+        self.namespace: dict[str, object] = {"__name__": "__main__"}
+        exec(setup, self.namespace)
+        self.code = compile(statement, "<statement>", "exec")
+        self.quiesce = compile(quiesce, "<quiesce>", "exec")
 
     def call(self, times: int) -> None:
         code, namespace = self.code, self.namespace
@@ -164,7 +165,7 @@ def measure(case: Case, calls: int) -> str:
         calls = max(calls, 5000)
     elif isinstance(blocks, Fraction):
         calls *= blocks.denominator
-    runner = Runner(case)
+    runner = Runner(case.setup, case.statement, case.quiesce)
     runner.call(max(calls, case.settles_after))
     settle()
     meter.meter_read(0, size)  # The first reading itself changes what ctypes keeps.

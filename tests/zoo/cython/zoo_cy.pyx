@@ -4,7 +4,8 @@
 ../manifest.py says what each function loses.
 """
 
-from cpython.ref cimport Py_INCREF
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, malloc
 
 
@@ -90,3 +91,22 @@ def twin_error_path(long size):
             raise ValueError("size is odd")
     finally:
         free(scratch)
+
+
+def leak_reference(argument):
+    Py_INCREF(argument)  # LEAK: cy_leak_reference
+
+
+def leak_buffer(argument):
+    cdef Py_buffer view
+    PyObject_GetBuffer(argument, &view, PyBUF_SIMPLE)  # LEAK: cy_leak_buffer
+
+
+def release_argument(argument):
+    Py_DECREF(argument)  # OVER-RELEASE: cy_release_argument
+
+
+def twin_buffer(argument):
+    cdef Py_buffer view
+    PyObject_GetBuffer(argument, &view, PyBUF_SIMPLE)
+    PyBuffer_Release(&view)

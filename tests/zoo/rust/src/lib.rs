@@ -1,9 +1,10 @@
 //! The extension module `zoo_rs`: leaks as Rust code makes them.
 //!
-//! The twins are in `twins`; `../../manifest.py` says what each function loses.
+//! The twins are in `twins`, miscounted references in `references`; `../../manifest.py` says what each function loses.
 //! `#[inline(never)]` keeps each one a frame of its own, and `black_box` keeps
 //! LLVM from removing an allocation whose address nobody uses.
 
+mod references;
 mod twins;
 
 use std::cell::RefCell;
@@ -18,6 +19,9 @@ use pyo3::types::PyList;
 mod zoo_rs {
     #[pymodule_export]
     use super::{leak_box, leak_cstring, leak_forget_vec, leak_object, leak_rc_cycle, leak_thread};
+
+    #[pymodule_export]
+    use super::references::{leak_none, leak_reference, twin_reference};
 
     #[pymodule_export]
     use super::twins::{

@@ -1,0 +1,39 @@
+"""More than a hundred calls that leak nothing, and are not called a leak."""
+
+import json
+import os
+
+import clean_calls
+import packages
+import pytest
+import support
+
+EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
+PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+SCRIPT = clean_calls.__file__
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+@pytest.mark.parametrize("requirement", [clean_calls.STANDARD, *clean_calls.WHEELS], ids=lambda name: name or "standard-library")
+def test_calls(python, requirement):
+    expected = [call for call in clean_calls.CALLS if call[2] == requirement]
+    paths = []
+    if requirement:
+        pins = clean_calls.wheels(requirement, python.version)
+        paths = [packages.wheels(f"clean-{requirement}", ["--no-deps", *pins], python.version)]
+    done = support.run(python, ["-B", SCRIPT, requirement], paths=paths, timeout=300)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    judged = [(answer["setup"], answer["statement"], requirement) for answer in answers]
+    assert done.returncode == 0 and judged == expected, f"ended at {expected[len(judged):][:1]} with {done.returncode}: {done.stderr}"
+    for answer in answers:
+        for finding in answer["report"]["findings"]:
+            print(f"{finding['severity']}: {answer['statement']!r}: {finding['message']}")
+    assert [problem for answer in answers if (problem := complaint(answer["report"]))] == []
+
+
+def complaint(report):
+    """What is wrong with a report on a call that leaks nothing; empty when nothing is."""
+    errors = [finding["message"] for finding in report["findings"] if finding["severity"] != "warning"]
+    # What published packages do to references of their own types is worth a warning, and a leak by name.
+    harmless = report["verdict"] in ("clean", "bounded") or (report["verdict"] == "leak" and report["findings"])
+    return "" if harmless and not errors else f"{report['subject']}: {report['verdict']}: {report['reason']} {errors}"

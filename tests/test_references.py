@@ -1,0 +1,82 @@
+"""Every miscounted reference of the zoo is found at its exact rate and named, and no twin is called one."""
+
+import json
+import os
+
+import pytest
+import support
+from references import CASES
+
+EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
+PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+KINDS = ("reference", "over-release")
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_the_manifest_is_true(python):
+    """So that the tests below compare with facts."""
+    script = str(support.ZOO / "smoke_references.py")
+    done = support.run(python, ["-B", script], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(python, case):
+    done = support.leaktight(python, "check", "--json", "-s", case.setup, case.statement)
+    # A negative status is the signal that ended the process.
+    assert done.returncode in (0, 1, 3), f"exit status {done.returncode}\n{done.stdout}{done.stderr}"
+    report = json.loads(done.stdout)
+    problem = complaint(case, report, python.version)
+    assert not problem, f"{problem}\n{done.stdout}"
+    assert (done.returncode == 1) == (report["verdict"] == "leak")
+
+
+def complaint(case, report, version):
+    """What is wrong with a report on a case; empty when nothing is."""
+    control, verdict = report["control"], report["verdict"]
+    if not control["planted"] == control["caught"] > 0:
+        return f"control: {control}"
+    found = {kind: [finding for finding in report["findings"] if finding["kind"] == kind] for kind in (*KINDS, "memory")}
+    miscounted = [finding for kind in KINDS for finding in found[kind]]
+    if case.verdict == "clean" or case.immortal(version):
+        return "" if verdict in ("clean", "bounded") and not report["findings"] else f"{verdict}: {report['reason']}"
+    if case.verdict == "stored":
+        if miscounted:
+            return f"called a miscounted reference: {miscounted[0]['message']}"
+        return "" if verdict in ("leak", "indeterminate") else f"{verdict}: {report['reason']}"
+    if verdict != "leak":
+        return f"{verdict}: {report['reason']}"
+    if case.kind == "memory":
+        # Lost instances of a class drag references to the class along.
+        errors = [finding["message"] for finding in miscounted if finding["severity"] != "warning"]
+        return f"called a miscounted reference: {errors[0]}" if errors else memory_complaint(case, found["memory"])
+    others = [finding["message"] for finding in report["findings"] if finding["kind"] != case.kind]
+    if others or len(found[case.kind]) != 1:
+        return f"{len(found[case.kind])} findings of kind {case.kind}; others: {others}"
+    return finding_complaint(case, found[case.kind][0])
+
+
+def memory_complaint(case, findings):
+    if [finding["blocks_per_call"] for finding in findings] != [case.references_per_call]:
+        return f"memory: {[finding['message'] for finding in findings]}"
+    return ""
+
+
+def finding_complaint(case, finding):
+    rate = case.references_per_call
+    expected = {
+        "certainty": "lost",
+        "severity": case.severity,
+        "blocks_per_call": float(rate),
+        "bytes_per_call": 0.0,
+        "every": rate.denominator,
+        "type_name": case.type_name,
+    }
+    wrong = {name: (finding.get(name), value) for name, value in expected.items() if finding.get(name) != value}
+    if wrong:
+        return f"(found, expected): {wrong}"
+    example, message = finding["examples"][0], finding["message"]
+    if case.text not in example:
+        return f"described as {example!r}, without {case.text!r}"
+    return "" if example in message else f"the message {message!r} does not describe it"
