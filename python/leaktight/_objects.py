@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import collections
 import gc
 import sys
 import types
@@ -18,15 +20,24 @@ CONTAINERS = (list, tuple, dict, set, frozenset)
 HEAP_TYPE = 1 << 9
 
 
-def describe(item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any]) -> tuple[str, str, bool]:
+def describe(
+    item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any], statement: str = ""
+) -> tuple[str, str, bool]:
     """Name an object: its description, its type, and whether it lives as long as the program anyway.
+
+    It is looked for among the arguments of a function, or the variables of a statement.
 
     >>> describe("timeout", len, ("timeout",), {})
     ("the `str` 'timeout' (argument 1)", 'str', False)
+    >>> describe("timeout", None, (), {"KEY": "timeout"}, "len(KEY)")
+    ("the `str` 'timeout' (argument 1, `KEY`)", 'str', False)
     """
-    place = _place(item, function, arguments, names)
+    roots = [(argument, f"argument {number}") for number, argument in enumerate(arguments, 1)]
+    roles = _roles(statement)
+    roots += [(value, roles.get(name, f"variable `{name}`")) for name, value in names.items() if not name.startswith("__")]
+    place = _place(item, function, roots)
     words = _words(item) + (f" ({place})" if place else "")
-    return words, _name(type(item)), _is_permanent(item, arguments)
+    return words, _name(type(item)), _is_permanent(item)
 
 
 def _words(item: Any) -> str:
@@ -68,9 +79,10 @@ def _attribute(item: Any, name: str) -> str:
     return value if type(value) is str else "?"
 
 
-def _is_permanent(item: Any, arguments: tuple[Any, ...]) -> bool:
+def _is_permanent(item: Any) -> bool:
     if isinstance(item, type):
-        return not any(item is argument for argument in arguments)
+        flags = type.__dict__["__flags__"].__get__(item)
+        return not flags & HEAP_TYPE or _is_in_module(item)
     kind = type(item)
     if kind in (type(None), type(Ellipsis), type(NotImplemented), bool):
         return True
@@ -83,12 +95,32 @@ def _is_permanent(item: Any, arguments: tuple[Any, ...]) -> bool:
     return kind is tuple and not item
 
 
-def _place(item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any]) -> Optional[str]:
+def _is_in_module(kind: type) -> bool:
+    """Whether a type is found in its module under its name."""
+    module = sys.modules.get(str(type.__dict__["__module__"].__get__(kind)))
+    found: Any = module
+    for part in type.__dict__["__qualname__"].__get__(kind).split("."):
+        found = _namespace(found).get(part)
+    return found is kind
+
+
+def _roles(statement: str) -> dict[str, str]:
+    """Variables that a statement uses once, as an argument of a call."""
+    tree = ast.parse(statement)
+    used = collections.Counter(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return {
+        argument.id: f"argument {number}, `{argument.id}`"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for number, argument in enumerate(node.args, 1)
+        if isinstance(argument, ast.Name) and used[argument.id] == 1
+    }
+
+
+def _place(item: Any, function: Any, roots: list[tuple[Any, str]]) -> Optional[str]:
     """Where a person finds the object: as an argument, a variable, in a module, or one step from these."""
-    if item is function:
+    if function is not None and item is function:
         return "the function that is called"
-    roots = [(argument, f"argument {number}") for number, argument in enumerate(arguments, 1)]
-    roots += [(value, f"variable `{name}`") for name, value in names.items() if not name.startswith("__")]
     for value, words in roots:
         if value is item:
             return words

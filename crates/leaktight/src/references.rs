@@ -19,6 +19,8 @@ pub(crate) struct References {
     /// Calls, and which counts were not as at first.
     samples: Vec<(u32, Vec<(usize, i64)>)>,
     judged: Vec<usize>,
+    /// What is released too often, and how often in a call.
+    released: Vec<(usize, f64)>,
     pub findings: Vec<Finding>,
     pub remarks: Vec<String>,
     /// Why nothing, or not all, was looked at.
@@ -74,9 +76,14 @@ impl References {
         }
     }
 
-    /// The objects die when they should from now on.
-    pub(crate) fn let_go(&mut self) {
-        self.held = None;
+    /// After so many calls: the objects die when they should from now on. What calls have released too often gets its
+    /// references back.
+    pub(crate) fn let_go(&mut self, calls: u32) {
+        if let Some(mut held) = self.held.take() {
+            for (object, per_call) in &self.released {
+                held.repair(*object, (per_call * f64::from(calls)).ceil() as i64);
+            }
+        }
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -187,10 +194,7 @@ impl References {
                         .push(finding(Kind::Reference, *object, rate, &tallies(at), subject))
                 }
                 Holding::Released(rate) => {
-                    let lost = rate.blocks * f64::from(third.0 - since);
-                    if let Some(held) = &mut self.held {
-                        held.repair(*object, lost.round() as i64);
-                    }
+                    self.released.push((*object, rate.blocks));
                     self.findings
                         .push(finding(Kind::OverRelease, *object, rate, &tallies(at), subject));
                 }

@@ -83,8 +83,9 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     if check.checks.memory {
         run.looks.push(Survey::default().look(run.calls));
     }
-    let (outcome, spent, survey, reach) = run.judge_all()?;
-    run.references.let_go();
+    let judged = run.judge_all();
+    run.references.let_go(run.calls);
+    let (outcome, spent, survey, reach) = judged?;
     run.check_control();
     if hooks::overflowed() {
         run.control

@@ -63,9 +63,10 @@ pub(crate) fn describe(
     function: Option<&Bound<'_, PyAny>>,
     arguments: &Bound<'_, PyTuple>,
     names: &Bound<'_, PyDict>,
+    statement: &str,
 ) -> PyResult<Description> {
     let helper = object.py().import("leaktight._objects")?;
-    let words = helper.call_method1("describe", (object, function, arguments, names))?;
+    let words = helper.call_method1("describe", (object, function, arguments, names, statement))?;
     let (name, type_name, is_permanent) = words.extract()?;
     Ok(Description {
         type_name: Some(type_name),

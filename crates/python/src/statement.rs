@@ -13,18 +13,19 @@ pub(crate) fn prepare(py: Python<'_>, setup: &str, statement: &str) -> PyResult<
     };
     // Both first: a mistake in the statement should show before the setup takes its time.
     let setup = code(setup, "<setup>")?;
+    let text = statement.to_owned();
     let statement = code(statement, "<statement>")?;
     let namespace = PyDict::new(py);
     namespace.set_item("__name__", "__main__")?;
     namespace.set_item("__builtins__", py.import("builtins")?)?;
     run(py, &setup, &namespace)?;
-    Ok(Callee::Code(statement.unbind(), namespace.unbind()))
+    Ok(Callee::Code(statement.unbind(), namespace.unbind(), text))
 }
 
 /// The class that a name stands for in the namespace of the setup.
 pub(crate) fn exception_class(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>> {
     let namespace = match callee {
-        Callee::Code(_, namespace) => namespace.bind(py).clone(),
+        Callee::Code(_, namespace, _) => namespace.bind(py).clone(),
         Callee::Function(..) => PyDict::new(py),
     };
     let eval = py.import("builtins")?.getattr("eval")?;

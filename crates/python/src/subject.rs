@@ -20,8 +20,8 @@ use crate::{frames, holders, interpreter};
 pub(crate) enum Callee {
     /// A callable and its arguments.
     Function(Py<PyAny>, Py<PyTuple>),
-    /// Code that is executed in a namespace.
-    Code(Py<PyCode>, Py<PyDict>),
+    /// Code that is executed in a namespace, and its text.
+    Code(Py<PyCode>, Py<PyDict>, String),
 }
 
 /// Calls Python on a thread that holds the GIL.
@@ -122,7 +122,7 @@ impl<'py> PythonSubject<'py> {
                 Callee::Function(function, arguments) => {
                     ffi::PyObject_Call(function.as_ptr(), arguments.as_ptr(), std::ptr::null_mut())
                 }
-                Callee::Code(code, namespace) => {
+                Callee::Code(code, namespace, _) => {
                     ffi::PyEval_EvalCode(code.as_ptr(), namespace.as_ptr(), namespace.as_ptr())
                 }
             }
@@ -305,7 +305,7 @@ impl Subject for PythonSubject<'_> {
             Callee::Function(function, arguments) => {
                 named.extend([function.as_ptr() as usize, arguments.as_ptr() as usize]);
             }
-            Callee::Code(code, namespace) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
+            Callee::Code(code, namespace, _) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
         }
         named
     }
@@ -330,9 +330,9 @@ impl Subject for PythonSubject<'_> {
         let (none, nobody) = (PyTuple::empty(py), PyDict::new(py));
         let words = match &self.callee {
             Callee::Function(function, arguments) => {
-                objects::describe(&object, Some(function.bind(py)), arguments.bind(py), &nobody)
+                objects::describe(&object, Some(function.bind(py)), arguments.bind(py), &nobody, "")
             }
-            Callee::Code(_, namespace) => objects::describe(&object, None, &none, namespace.bind(py)),
+            Callee::Code(_, namespace, text) => objects::describe(&object, None, &none, namespace.bind(py), text),
         };
         words.unwrap_or_else(|_| Description {
             name: "an object".to_owned(),

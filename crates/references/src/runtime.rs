@@ -138,7 +138,8 @@ impl Runtime {
         }
     }
 
-    /// The reference count of an object; `None` when it is immortal, or not a count at all.
+    /// The reference count of an object, of static ones in 3.11 less a constant; `None` when it is immortal, or no count
+    /// at all.
     ///
     /// # Safety
     ///
@@ -152,7 +153,12 @@ impl Runtime {
     /// The same, of the first word of an object.
     #[inline]
     pub(crate) fn count_in(&self, word: usize) -> Option<i64> {
-        let count = self.whole_count_in(word);
+        /// Objects that are part of the interpreter's own data begin with 999,999,999 references in 3.11.
+        const OF_STATIC: i64 = 900_000_000;
+        let count = match self.whole_count_in(word) {
+            count if count >= OF_STATIC && !self.half_counts => count - OF_STATIC,
+            count => count,
+        };
         (1..HELD * 2).contains(&count).then_some(count)
     }
 
