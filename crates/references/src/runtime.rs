@@ -155,6 +155,10 @@ impl Runtime {
     pub(crate) fn count_in(&self, word: usize) -> Option<i64> {
         /// Objects that are part of the interpreter's own data begin with 999,999,999 references in 3.11.
         const OF_STATIC: i64 = 900_000_000;
+        // Modules built for 3.11 or earlier count in the whole word, and carry those of immortal objects over.
+        if self.half_counts && word >> 32 != 0 {
+            return None;
+        }
         let count = match self.whole_count_in(word) {
             count if count >= OF_STATIC && !self.half_counts => count - OF_STATIC,
             count => count,
