@@ -647,6 +647,25 @@ def test_checkers_switch_the_resources(holds):
     """)
 
 
+def test_references_that_are_taken_or_released_once_too_often(holds):
+    holds("""
+        import ctypes
+        from leaktight import ReferenceLeakError
+        key, rows, kept = "time" + str(1), [["row"]], []
+        def counts(name):
+            function = getattr(ctypes.pythonapi, name)
+            function.argtypes, function.restype = [ctypes.py_object], None
+            return function
+        take, release = counts("Py_IncRef"), counts("Py_DecRef")
+        error = failure(ReferenceLeakError, lambda: take(key), times=64)
+        assert "1 reference to the `str` 'time1'" in str(error), error
+        error = failure(ReferenceLeakError, lambda: release(rows[0]), times=64)
+        assert "releases 1 reference" in str(error) and rows == [["row"]], error
+        passes(lambda: take(key), times=64, checkers=Checkers.exclude("refcounts"))
+        passes(lambda: (take(rows[0]), release(rows[0])), times=64)
+    """)
+
+
 def test_resources_come_before_garbage_and_garbage_before_memory(holds):
     holds("""
         class Node: pass

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from leaktight._core import CheckError, heap_info, heap_trim
     from leaktight._exit import ExitStatus
     from leaktight._heap import Allocator, allocators, pheap
-    from leaktight._report import Control, Environment, Finding, Frame, Report
+    from leaktight._report import Control, Environment, Finding, Frame, References, Report
     from leaktight.testcase import (
         Checkers,
         LeakTest,
         MemoryLeakError,
         MemoryLeakTestCase,
+        ReferenceLeakError,
         UnclosedFdError,
         UnclosedHandleError,
         UnclosedHeapCreateError,
@@ -40,6 +41,8 @@ __all__ = [
     "LeakTest",
     "MemoryLeakError",
     "MemoryLeakTestCase",
+    "ReferenceLeakError",
+    "References",
     "Report",
     "UnclosedFdError",
     "UnclosedHandleError",
@@ -59,7 +62,7 @@ _HOMES = {
     "_core": ("CheckError", "heap_info", "heap_trim"),
     "_exit": ("ExitStatus",),
     "_heap": ("Allocator", "allocators", "pheap"),
-    "_report": ("Control", "Environment", "Finding", "Frame", "Report"),
+    "_report": ("Control", "Environment", "Finding", "Frame", "References", "Report"),
 }
 
 

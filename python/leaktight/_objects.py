@@ -81,7 +81,7 @@ def _attribute(item: Any, name: str) -> str:
 
 def _is_permanent(item: Any) -> bool:
     if isinstance(item, type):
-        flags = type.__dict__["__flags__"].__get__(item)
+        flags: int = type.__dict__["__flags__"].__get__(item)
         return not flags & HEAP_TYPE or _is_in_module(item)
     kind = type(item)
     if kind in (type(None), type(Ellipsis), type(NotImplemented), bool):

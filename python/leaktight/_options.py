@@ -33,7 +33,7 @@ class Checkers:
     c_threads: bool = True
     py_threads: bool = True
     gcgarbage: bool = True
-    #: The name is known; nothing is checked yet.
+    #: References to Python objects.
     refcounts: bool = True
 
     @classmethod
@@ -63,7 +63,12 @@ class Checkers:
     @property
     def checks(self) -> list[str]:
         """What `leaktight.check` calls them."""
-        chosen = {"memory": self.memory, "fds": self.fds, "threads": self.c_threads or self.py_threads}
+        chosen = {
+            "memory": self.memory,
+            "references": self.refcounts,
+            "fds": self.fds,
+            "threads": self.c_threads or self.py_threads,
+        }
         return [name for name, is_on in chosen.items() if is_on]
 
 

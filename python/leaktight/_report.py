@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Optional
+from dataclasses import dataclass, field, fields
+from typing import Any, Optional, TypeVar, cast
 
 from leaktight import _core
 
@@ -21,6 +21,17 @@ class Frame:
     source: Optional[str] = None
     python: bool = False
     inlined: bool = False
+
+
+@dataclass(frozen=True)
+class References:
+    """The references to one object before and after some calls."""
+
+    calls: int
+    before: int
+    after: int
+    visible: int
+    words: int
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class Finding:
     objects_per_call: Optional[float] = None
     examples: list[str] = field(default_factory=list)
     holder: Optional[str] = None
+    references: Optional[References] = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +101,7 @@ class Report:
     remarks: list[str]
     environment: Environment
     looks: list[Look] = field(default_factory=list)
+    objects: int = 0
     _json: str = field(repr=False, compare=False, default="")
 
     @classmethod
@@ -103,18 +116,22 @@ class Report:
     @classmethod
     def _of(cls, text: str) -> Report:
         data: dict[str, Any] = json.loads(text)
-        data.pop("schema")
-        findings = [Finding(**{**finding, "stack": [Frame(**frame) for frame in finding["stack"]]}) for finding in data.pop("findings")]
-        return cls(
-            **{
-                **data,
-                "findings": findings,
-                "looks": [Look(**look) for look in data.pop("looks", [])],
-                "control": Control(**data["control"]),
-                "environment": Environment(**data["environment"]),
-                "_json": text,
+        findings = [
+            {
+                **finding,
+                "stack": [_known(Frame, frame) for frame in finding["stack"]],
+                "references": _known(References, finding["references"]) if finding.get("references") else None,
             }
-        )
+            for finding in data["findings"]
+        ]
+        parts = {
+            "findings": [_known(Finding, finding) for finding in findings],
+            "looks": [_known(Look, look) for look in data.get("looks", [])],
+            "control": _known(Control, data["control"]),
+            "environment": _known(Environment, data["environment"]),
+            "_json": text,
+        }
+        return _known(cls, {**data, **parts})
 
     def to_json(self) -> str:
         """The report as JSON, schema ``leaktight.report/1``."""
@@ -122,3 +139,12 @@ class Report:
 
     def __str__(self) -> str:
         return _core.render(self._json)
+
+
+_Part = TypeVar("_Part")
+
+
+def _known(kind: type[_Part], data: dict[str, Any]) -> _Part:
+    """An object from its fields; those of later versions are skipped."""
+    names = [one.name for one in fields(cast(Any, kind))]
+    return kind(**{name: data[name] for name in names if name in data})

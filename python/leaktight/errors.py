@@ -25,6 +25,10 @@ class MemoryLeakError(LeakError):
         self.report = report
 
 
+class ReferenceLeakError(MemoryLeakError):
+    """References to Python objects are taken and not given back, or given back too often, call after call."""
+
+
 class UnclosedResourceError(LeakError):
     """A resource is taken, call after call, and not given back."""
 

@@ -15,6 +15,7 @@ from leaktight._core import CheckError
 from leaktight.errors import (
     LeakError,
     MemoryLeakError,
+    ReferenceLeakError,
     UnclosedFdError,
     UnclosedHandleError,
     UnclosedHeapCreateError,
@@ -35,6 +36,7 @@ __all__ = [
     "LeakTest",
     "MemoryLeakError",
     "MemoryLeakTestCase",
+    "ReferenceLeakError",
     "UnclosedFdError",
     "UnclosedHandleError",
     "UnclosedHeapCreateError",
@@ -47,6 +49,8 @@ __all__ = [
 #: Keeps the frames of this file out of what unittest and pytest show of a failure.
 __unittest = True
 
+#: Kinds of findings that count references.
+MISCOUNTED = ("reference", "over-release")
 #: A test is bounded by its number of calls, as with psleak, and not by the clock.
 NO_TIME_LIMIT_SECONDS = 1e8
 
@@ -169,7 +173,7 @@ class MemoryLeakTestCase(unittest.TestCase):
             print(f"\n{report}", flush=True)
         findings = [finding for finding in report.findings if finding.severity == "error"]
         resources = _unclosed(findings, options.checkers, before, name, report)
-        for error in (*resources, garbage, _memory_leak(findings, options, report)):
+        for error in (*resources, garbage, _miscounted(findings, name, report), _memory_leak(findings, options, report)):
             if error is not None:
                 raise error
         blind = report.control.caught < max(report.control.planted, 1)
@@ -231,8 +235,15 @@ def _is_native_thread(finding: Finding) -> bool:
     return finding.kind == "thread" and not _is_python_thread(finding)
 
 
+def _miscounted(findings: list[Finding], name: str, report: Report) -> Optional[ReferenceLeakError]:
+    found = [finding for finding in findings if finding.kind in MISCOUNTED]
+    if not found:
+        return None
+    return ReferenceLeakError(f"references are miscounted in {name!r}: {found[0].message}\n\n{report}", report)
+
+
 def _memory_leak(findings: list[Finding], options: Options, report: Report) -> Optional[MemoryLeakError]:
-    memory = [finding for finding in findings if finding.kind not in ("fd", "thread")]
+    memory = [finding for finding in findings if finding.kind not in ("fd", "thread", *MISCOUNTED)]
     if not options.checkers.memory or not memory or options.tolerates(memory):
         return None
     first = f"memory kept increasing after {len(report.looks) - 1} runs"

@@ -240,14 +240,23 @@ impl<S: Subject> Run<'_, S> {
         }
         self.session.look_for_new_objects();
         match result {
-            // Code that looks at reference counts, such as numpy.ndarray.resize, may mind that all are held.
             Err(why) if self.references.is_on() && self.subject.may_mind_references(&why) => {
-                self.references
-                    .give_up("the call fails while all objects have more references");
-                self.call()
+                self.minds_references().then_some(()).ok_or(Error::Call(why))
             }
             result => result.map_err(Error::Call),
         }
+    }
+
+    /// Whether a call fails just when all objects have more references than usual, as code does that looks at reference
+    /// counts (`numpy.ndarray.resize`). Then they are let go for good.
+    fn minds_references(&mut self) -> bool {
+        self.references.let_go(self.calls);
+        let without = hooks::watched(|| self.subject.call());
+        let held = References::hold(self.subject);
+        let minds = without.is_ok() && hooks::watched(|| self.subject.call()).is_err();
+        drop(held);
+        self.references.give_up("the call fails while all objects have more references");
+        minds
     }
 
     /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will

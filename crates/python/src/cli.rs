@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use leaktight::{Checks, Report, Style, Verdict};
+use leaktight::{Checks, Report, Severity, Style, Verdict};
 use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyType};
@@ -44,7 +44,7 @@ Examples:
   leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
 
 Exit status:
-    0  clean or bounded
+    0  clean or bounded; with --fail-on=error also a leak with warnings only
     1  a leak
     2  the command line, the setup or the statement is wrong: nothing was judged
     3  it could not be decided
@@ -67,14 +67,24 @@ struct CheckArguments {
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
     raises: Option<String>,
-    /// Look at these only; of: memory, fds, threads, children, files, signals, garbage [default: all].
+    /// Look at these only; of: memory, references, fds, threads, children, files, signals, garbage [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Checks::NAMES)]
     checks: Vec<String>,
+    /// Which findings make a leak of the exit status; a warning is a reference that only keeps something alive that
+    /// lives for ever anyway.
+    #[arg(long, value_enum, default_value = "warning", value_name = "SEVERITY")]
+    fail_on: FailOn,
     #[command(flatten)]
     output: Output,
     /// What to judge.
     #[arg(value_name = "STATEMENT")]
     statement: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    Error,
+    Warning,
 }
 
 #[derive(Args)]
@@ -122,7 +132,7 @@ pub(crate) fn main(py: Python<'_>, arguments: Vec<String>) -> i32 {
 
 fn check(py: Python<'_>, arguments: &CheckArguments) -> i32 {
     match judge_statement(py, arguments) {
-        Ok(report) => print(py, &report, &arguments.output, status(&report)),
+        Ok(report) => print(py, &report, &arguments.output, status(&report, arguments.fail_on)),
         Err(status) => status,
     }
 }
@@ -206,8 +216,10 @@ fn give_up(budget: Duration) {
     std::process::exit(exit::INDETERMINATE);
 }
 
-fn status(report: &Report) -> i32 {
+fn status(report: &Report, fail_on: FailOn) -> i32 {
+    let has_error = report.findings.iter().any(|finding| finding.severity == Severity::Error);
     match report.verdict {
+        Verdict::Leak if fail_on == FailOn::Error && !has_error => exit::CLEAN,
         Verdict::Clean | Verdict::Bounded => exit::CLEAN,
         Verdict::Leak => exit::LEAK,
         Verdict::Indeterminate => exit::INDETERMINATE,
