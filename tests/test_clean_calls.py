@@ -20,7 +20,7 @@ def test_calls(python, requirement):
     paths = []
     if requirement:
         pins = clean_calls.wheels(requirement, python.version)
-        paths = [packages.wheels(f"clean-{requirement}", ["--no-deps", *pins], python.version)]
+        paths = [packages.wheels(f"clean-{requirement}", pins, python.version)]
     done = support.run(python, ["-B", SCRIPT, requirement], paths=paths, timeout=300)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     judged = [(answer["setup"], answer["statement"], requirement) for answer in answers]
