@@ -92,7 +92,7 @@ def check(python: Python, case: Case, *arguments: str, **more: Any) -> dict[str,
 def complaint(python: Python, case: Case, report: dict[str, Any]) -> str:
     """What is wrong with a report on a case; empty when nothing is."""
     control = report["control"]
-    if control["caught"] != control["planted"] or control["planted"] < 4:
+    if control["caught"] != control["planted"] or control["planted"] < 5:
         return f"control: {control}"
     verdict = report["verdict"]
     if case.verdict != "leak":

@@ -58,12 +58,12 @@ def hooked():
 
 def assert_leak(report, size=100):
     assert report.verdict == "leak", str(report)
-    assert (report.control.planted, report.control.caught) == (4, 4), report.control
+    assert (report.control.planted, report.control.caught) == (5, 5), report.control
     assert [(found.blocks_per_call, found.bytes_per_call) for found in report.findings] == [(1, size)], str(report)
 
 def assert_clean(report):
     assert report.verdict == "clean", str(report)
-    assert (report.control.planted, report.control.caught) == (4, 4), report.control
+    assert (report.control.planted, report.control.caught) == (5, 5), report.control
 
 def assert_works():
     assert_leak(check(zoo.leak_malloc))
@@ -191,7 +191,7 @@ SCRIPTS = {
         for value in ("memory", 5): wrong(TypeError, "checks", value)
         for value in ([], {"gpu"}, ["memory", "gpu"], [None]): wrong(ValueError, "checks", value)
         wrong(TypeError, "max_call", 5)
-        assert leaktight.CHECKS == ("memory", "fds", "threads", "children", "files", "signals", "garbage")
+        assert leaktight.CHECKS == ("memory", "references", "fds", "threads", "children", "files", "signals", "garbage")
     """,
     "max_calls": """
         for most in (1, 2, 3, 17, 100):

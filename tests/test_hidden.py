@@ -44,7 +44,7 @@ def test_a_small_leak_in_a_large_noisy_process() -> None:
 
 
 def complain(title: str, name: str, report: dict) -> str:
-    if report["control"]["caught"] != 4 or report["control"]["planted"] != 4:
+    if report["control"]["caught"] != 5 or report["control"]["planted"] != 5:
         return f"{title}: control {report['control']}"
     if name.startswith("twin"):
         return "" if report["verdict"] in ("clean", "bounded") else f"{title}: {report['verdict']}, {report['reason']}"

@@ -22,6 +22,7 @@ def check(
     rounds: Optional[int] = None,
     confirm: Optional[int] = None,
     inside: bool = False,
+    warm_up: int = 0,
 ) -> str: ...
 CHECKS: list[str]
 

@@ -7,6 +7,7 @@ import collections
 import gc
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any, Optional
 
 #: Longer texts are cut.
@@ -69,9 +70,9 @@ def _short(item: Any) -> str:
 
 def _name(kind: type) -> str:
     """The name of a type: bare for builtins, else with its module. Not asked of the type itself, whose metaclass may answer."""
-    name = type.__dict__["__qualname__"].__get__(kind)
-    module = type.__dict__["__module__"].__get__(kind)
-    return name if module == "builtins" or not isinstance(module, str) else f"{module}.{name}"
+    name: str = type.__dict__["__qualname__"].__get__(kind)
+    module = _module(kind)
+    return name if module in ("builtins", "") else f"{module}.{name}"
 
 
 def _attribute(item: Any, name: str) -> str:
@@ -82,12 +83,12 @@ def _attribute(item: Any, name: str) -> str:
 def _is_permanent(item: Any) -> bool:
     if isinstance(item, type):
         flags: int = type.__dict__["__flags__"].__get__(item)
-        return not flags & HEAP_TYPE or _is_in_module(item)
+        return flags & HEAP_TYPE == 0 or _is_in_module(item)
     kind = type(item)
     if kind in (type(None), type(Ellipsis), type(NotImplemented), bool):
         return True
     if kind is int:
-        return -5 <= item <= 256
+        return bool(-5 <= item <= 256)
     if kind is str:
         return len(item) == 0 or len(item) == 1 and ord(item) < 256
     if kind is bytes:
@@ -96,12 +97,22 @@ def _is_permanent(item: Any) -> bool:
 
 
 def _is_in_module(kind: type) -> bool:
-    """Whether a type is found in its module under its name."""
-    module = sys.modules.get(str(type.__dict__["__module__"].__get__(kind)))
-    found: Any = module
+    """Whether a type is found in its module under its name, or else in any."""
+    found: Any = sys.modules.get(_module(kind))
     for part in type.__dict__["__qualname__"].__get__(kind).split("."):
         found = _namespace(found).get(part)
-    return found is kind
+    return found is kind or any(id(referrer) in _modules() for referrer in gc.get_referrers(kind)[:MOST_REFERRERS])
+
+
+def _module(kind: type) -> str:
+    """The name of a type's module, not asked of its metaclass; empty where the metaclass has put something else there."""
+    name = type.__dict__["__module__"].__get__(kind)
+    return name if type(name) is str else ""
+
+
+def _modules() -> dict[int, str]:
+    """The names of modules by their namespaces."""
+    return {id(module.__dict__): name for name, module in list(sys.modules.items()) if type(module) is types.ModuleType}
 
 
 def _roles(statement: str) -> dict[str, str]:
@@ -126,12 +137,16 @@ def _place(item: Any, function: Any, roots: list[tuple[Any, str]]) -> Optional[s
             return words
     if isinstance(item, (type, types.ModuleType)) or item is None:
         return None  # Its name says it.
-    modules = {id(module.__dict__): name for name, module in list(sys.modules.items()) if type(module) is types.ModuleType}
+    modules = _modules()
     found = {id(value): words for value, words in roots}
     for referrer in gc.get_referrers(item)[:MOST_REFERRERS]:
         owner = modules.get(id(referrer))
         if owner is not None:
             return f"`{_key(referrer, item)}` of module `{owner}`"
+    if type(item) is dict:
+        kind = next((kind for kind in _types() if item is _dict_of(kind)), None)
+        if kind is not None:
+            return f"the namespace of the type `{_name(kind)}`"
     for value, words in roots:
         place = _inside(value, item)
         if place:
@@ -145,6 +160,22 @@ def _place(item: Any, function: Any, roots: list[tuple[Any, str]]) -> Optional[s
             if owner is not None:
                 return f"{place} of `{_key(outer, referrer)}` of module `{owner}`"
     return None
+
+
+def _types() -> Iterator[type]:
+    """Every type, from `object` on."""
+    ways: list[type] = [object]
+    seen: set[int] = set()
+    for kind in ways:
+        if id(kind) not in seen:
+            seen.add(id(kind))
+            yield kind
+            ways += type.__subclasses__(kind)
+
+
+def _dict_of(kind: type) -> object:
+    """What the mapping proxy of a type stands for."""
+    return gc.get_referents(type.__dict__["__dict__"].__get__(kind))[0]
 
 
 def _inside(container: Any, item: Any) -> Optional[str]:

@@ -147,14 +147,10 @@ class MemoryLeakTestCase(unittest.TestCase):
         )
         name, text = _name(fun), _check.call_text(fun, args)
         fun = functools.partial(fun, *args) if args else fun
-        for _ in range(options.warmup_times):
-            self.call(fun)
-        garbage = None
-        if options.checkers.gcgarbage:
-            with GCDebugger() as debugger:
-                self.call(fun)
-            garbage = debugger.error(name)
         if not options.checkers.checks:
+            for _ in range(options.warmup_times):
+                self.call(fun)
+            garbage = self._garbage(fun, name, options)
             if garbage is not None:
                 raise garbage
             return
@@ -168,17 +164,29 @@ class MemoryLeakTestCase(unittest.TestCase):
             period=options.period,
             checks=options.checkers.checks,
             trim=options.trim_callback,
+            warm_up=options.warmup_times,
         )
         if self.verbosity > 0 and report.verdict != "clean":
             print(f"\n{report}", flush=True)
         findings = [finding for finding in report.findings if finding.severity == "error"]
+        miscounted = _miscounted(findings, name, report)
+        if miscounted is not None and any(finding.kind == "over-release" for finding in findings):
+            # Not one more call: an object that others still use could be freed.
+            raise miscounted
         resources = _unclosed(findings, options.checkers, before, name, report)
-        for error in (*resources, garbage, _miscounted(findings, name, report), _memory_leak(findings, options, report)):
+        for error in (*resources, self._garbage(fun, name, options), miscounted, _memory_leak(findings, options, report)):
             if error is not None:
                 raise error
         blind = report.control.caught < max(report.control.planted, 1)
         if blind or (report.verdict == "indeterminate" and not findings):
             raise CheckError(f"nothing can be said about {name!r}\n\n{report}")
+
+    def _garbage(self, fun: Callable[[], Any], name: str, options: Options) -> Optional[UncollectableGarbageError]:
+        if not options.checkers.gcgarbage:
+            return None
+        with GCDebugger() as debugger:
+            self.call(fun)
+        return debugger.error(name)
 
     def execute_w_exc(self, exc: Any, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """As :meth:`execute`, of a function that raises `exc` at each call.

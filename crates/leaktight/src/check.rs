@@ -30,6 +30,7 @@ pub struct Check {
     pub(crate) time: Duration,
     pub(crate) bytes: u64,
     pub(crate) checks: Checks,
+    pub(crate) warm_up: u32,
     threads: Option<Threads>,
 }
 
@@ -93,6 +94,7 @@ impl Check {
             time: Duration::from_secs(20),
             bytes: 1 << 30,
             checks: Checks::ALL,
+            warm_up: 0,
             threads: None,
         }
     }
@@ -107,6 +109,12 @@ impl Check {
     /// Makes no more calls than this.
     pub fn max_calls(mut self, calls: u32) -> Check {
         self.rules.max_calls = calls.max(1);
+        self
+    }
+
+    /// So many calls are made before the first that counts as one. Default: none.
+    pub fn warm_up(mut self, calls: u32) -> Check {
+        self.warm_up = calls;
         self
     }
 

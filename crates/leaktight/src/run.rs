@@ -24,7 +24,7 @@ use crate::touched::Touched;
 /// As debug information names it.
 pub(crate) const FILE: &str = file!();
 
-/// Calls before anything is counted: imports, lazily bound libraries.
+/// Calls before what they leave behind is counted: imports, lazily bound libraries.
 const WARM_UP: u32 = 2;
 
 struct Run<'a, S> {
@@ -71,6 +71,9 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
     if check.checks.references && rules.screen.is_none() {
         run.references = References::hold(run.subject);
     }
+    for _ in 0..check.warm_up {
+        run.call()?;
+    }
     let warm_up = if rules.screen.is_some() { 1 } else { WARM_UP };
     while run.calls < warm_up.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
         run.calls += 1;
@@ -84,7 +87,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         run.looks.push(Survey::default().look(run.calls));
     }
     let judged = run.judge_all();
-    run.references.let_go(run.calls);
+    run.references.let_go(check.warm_up + run.calls);
     let (outcome, spent, survey, reach) = judged?;
     run.check_control();
     if hooks::overflowed() {
@@ -255,7 +258,8 @@ impl<S: Subject> Run<'_, S> {
         let held = References::hold(self.subject);
         let minds = without.is_ok() && hooks::watched(|| self.subject.call()).is_err();
         drop(held);
-        self.references.give_up("the call fails while all objects have more references");
+        self.references
+            .give_up("the call fails while all objects have more references");
         minds
     }
 

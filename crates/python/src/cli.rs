@@ -44,7 +44,7 @@ Examples:
   leaktight check -s 'import zoo' --raises ValueError 'zoo.parse(b\"bad\")'
 
 Exit status:
-    0  clean or bounded; with --fail-on=error also a leak with warnings only
+    0  clean or bounded
     1  a leak
     2  the command line, the setup or the statement is wrong: nothing was judged
     3  it could not be decided
@@ -70,8 +70,8 @@ struct CheckArguments {
     /// Look at these only; of: memory, references, fds, threads, children, files, signals, garbage [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Checks::NAMES)]
     checks: Vec<String>,
-    /// Which findings make a leak of the exit status; a warning is a reference that only keeps something alive that
-    /// lives for ever anyway.
+    /// With "error", a leak whose findings are all warnings has the exit status 0. A warning is about references to
+    /// what lives for ever anyway, such as a module's types.
     #[arg(long, value_enum, default_value = "warning", value_name = "SEVERITY")]
     fail_on: FailOn,
     #[command(flatten)]
@@ -217,7 +217,10 @@ fn give_up(budget: Duration) {
 }
 
 fn status(report: &Report, fail_on: FailOn) -> i32 {
-    let has_error = report.findings.iter().any(|finding| finding.severity == Severity::Error);
+    let has_error = report
+        .findings
+        .iter()
+        .any(|finding| finding.severity == Severity::Error);
     match report.verdict {
         Verdict::Leak if fail_on == FailOn::Error && !has_error => exit::CLEAN,
         Verdict::Clean | Verdict::Bounded => exit::CLEAN,

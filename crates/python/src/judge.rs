@@ -34,6 +34,7 @@ pub(crate) struct Depth {
     pub checks: Checks,
     pub screen: Option<u32>,
     pub confirm: Option<u32>,
+    pub warm_up: u32,
 }
 
 /// The default time budget.
@@ -45,7 +46,10 @@ impl Depth {
     }
 
     fn check(&self) -> Check {
-        let mut check = Check::new().time_budget(self.time()).checks(self.checks);
+        let mut check = Check::new()
+            .time_budget(self.time())
+            .checks(self.checks)
+            .warm_up(self.warm_up);
         if let Some(period) = self.period {
             check = check.period(period);
         }
@@ -65,7 +69,7 @@ impl Depth {
 /// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
 /// `rounds` is for [`Check::screen`], and with `inside` only what runs by [`inside`] counts.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false, warm_up=0))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -81,6 +85,7 @@ pub(crate) fn check(
     rounds: Option<u32>,
     confirm: Option<u32>,
     inside: bool,
+    warm_up: u32,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -90,6 +95,7 @@ pub(crate) fn check(
         checks: checks.map_or(Ok(Checks::ALL), |names| known(&names))?,
         screen: rounds,
         confirm,
+        warm_up,
     };
     let watchdog = match inside {
         // What runs around the calls must not be torn out of its middle.
