@@ -19,6 +19,8 @@ pub(crate) struct References {
     /// Calls, and which counts were not as at first.
     samples: Vec<(u32, Vec<(usize, i64)>)>,
     judged: Vec<usize>,
+    /// Objects with a rate that was not exact: beside other threads that may be chance, and needs a second look.
+    unsure: Vec<(usize, f64)>,
     /// What is released too often, and how often in a call.
     released: Vec<(usize, f64)>,
     pub findings: Vec<Finding>,
@@ -36,6 +38,18 @@ pub(crate) struct CloseLook {
     planted: Option<[usize; 2]>,
     /// Calls of the two intervals.
     pub windows: [u32; 2],
+}
+
+impl CloseLook {
+    fn at(suspects: Vec<usize>, slowest: f64) -> CloseLook {
+        let (first, second) = windows(slowest);
+        CloseLook {
+            suspects,
+            moments: Vec::new(),
+            planted: None,
+            windows: [first, second],
+        }
+    }
 }
 
 impl References {
@@ -110,6 +124,13 @@ impl References {
 
     /// The start of a closer look at what moved with the calls, if anything did.
     pub(crate) fn suspect(&self) -> Option<CloseLook> {
+        /// A second look is so much longer.
+        const LONGER: f64 = 4.0;
+        self.held.as_ref()?;
+        if let Some(slowest) = self.unsure.iter().map(|(_, rate)| rate.abs()).reduce(f64::min) {
+            let suspects = self.unsure.iter().map(|(object, _)| *object).collect();
+            return Some(CloseLook::at(suspects, slowest / LONGER));
+        }
         let (calls, last) = self.samples.last()?;
         let suspicious = |(object, _): &&(usize, i64)| {
             let series: Vec<(u32, i64)> = self
@@ -123,13 +144,10 @@ impl References {
         suspects.sort_by_key(|(_, by)| -by.abs());
         suspects.truncate(MOST_SUSPECTS);
         let slowest = suspects.last()?.1.abs() as f64 / f64::from(calls - self.samples[0].0);
-        let (first, second) = windows(slowest);
-        Some(CloseLook {
-            suspects: suspects.into_iter().map(|(object, _)| object).collect(),
-            moments: Vec::new(),
-            planted: None,
-            windows: [first, second],
-        })
+        Some(CloseLook::at(
+            suspects.into_iter().map(|(object, _)| object).collect(),
+            slowest,
+        ))
     }
 
     /// Counts the references to the suspects after so many calls.
@@ -160,6 +178,7 @@ impl References {
     /// What became of the suspects' references.
     pub(crate) fn conclude(&mut self, look: CloseLook, subject: &mut impl Subject, control: &mut Control) {
         subject.return_references();
+        let unsure = std::mem::take(&mut self.unsure);
         self.judged.extend(&look.suspects);
         let [first, second, third] = look.moments.as_slice() else {
             return;
@@ -181,24 +200,37 @@ impl References {
         for (at, object) in look.suspects.iter().enumerate() {
             let [before, _, after] = tallies(at);
             let all = self.change_since_first(*object, first.0) + after.count - before.count;
-            match judge(&tallies(at), (third.0 - since, all)) {
-                Holding::Seen => {}
+            let (kind, rate) = match judge(&tallies(at), (third.0 - since, all)) {
+                Holding::Seen => continue,
                 Holding::Hidden => {
                     let name = subject.describe(*object).name;
                     self.remarks.push(format!(
                         "calls keep references to {name} in memory that the garbage collector does not look at"
                     ));
+                    continue;
                 }
-                Holding::Leaked(rate) => {
-                    self.findings
-                        .push(finding(Kind::Reference, *object, rate, &tallies(at), subject))
+                Holding::Leaked(rate) => (Kind::Reference, rate),
+                Holding::Released(rate) => (Kind::OverRelease, rate),
+            };
+            let signed = if kind == Kind::Reference {
+                rate.blocks
+            } else {
+                -rate.blocks
+            };
+            let before = unsure.iter().find(|(of, _)| of == object).map(|(_, rate)| *rate);
+            match (rate.every, before) {
+                (None, None) => {
+                    self.unsure.push((*object, signed));
+                    self.judged.retain(|judged| judged != object);
+                    continue;
                 }
-                Holding::Released(rate) => {
-                    self.released.push((*object, rate.blocks));
-                    self.findings
-                        .push(finding(Kind::OverRelease, *object, rate, &tallies(at), subject));
-                }
+                (None, Some(before)) if (signed - before).abs() > before.abs() / 4.0 => continue,
+                _ => {}
             }
+            if kind == Kind::OverRelease {
+                self.released.push((*object, rate.blocks));
+            }
+            self.findings.push(finding(kind, *object, rate, &tallies(at), subject));
         }
     }
 

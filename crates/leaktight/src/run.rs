@@ -27,6 +27,9 @@ pub(crate) const FILE: &str = file!();
 /// Calls before what they leave behind is counted: imports, lazily bound libraries.
 const WARM_UP: u32 = 2;
 
+const TOO_FEW_FOR_REFERENCES: &str =
+    "the reference counts of some objects moved with the calls; there were too few calls to find out why";
+
 struct Run<'a, S> {
     subject: &'a mut S,
     session: Session,
@@ -195,28 +198,29 @@ impl<S: Subject> Run<'_, S> {
     /// of the time that is left.
     fn follow_references(&mut self) -> Result<(), Error<S::Error>> {
         const LEAST: u32 = 4;
-        let Some(mut look) = self.references.suspect() else {
-            return Ok(());
-        };
-        let left = self.calls_left();
-        let asked: u32 = look.windows.iter().sum();
-        let share = f64::from(left.min(asked)) / f64::from(asked);
-        let windows = look.windows.map(|calls| (f64::from(calls) * share) as u32);
-        if windows[0] < LEAST {
-            self.remark(
-                "the reference counts of some objects moved with the calls; there were too few calls to find out why",
-            );
-            return Ok(());
-        }
-        self.references.look_closely(&mut look, self.calls, self.subject);
-        for calls in windows {
-            self.call_until(self.calls + calls)?;
-            self.let_threads_end();
-            self.settle();
+        while let Some(mut look) = self.references.suspect() {
+            let left = self.calls_left();
+            let asked: u32 = look.windows.iter().sum();
+            let share = f64::from(left.min(asked)) / f64::from(asked);
+            let windows = look.windows.map(|calls| (f64::from(calls) * share) as u32);
+            if windows[0] < LEAST {
+                self.remark(TOO_FEW_FOR_REFERENCES);
+                return Ok(());
+            }
             self.references.look_closely(&mut look, self.calls, self.subject);
+            for calls in windows {
+                if self.call_until(self.calls + calls)?.is_some() {
+                    self.subject.return_references();
+                    self.remark(TOO_FEW_FOR_REFERENCES);
+                    return Ok(());
+                }
+                self.let_threads_end();
+                self.settle();
+                self.references.look_closely(&mut look, self.calls, self.subject);
+            }
+            self.references.conclude(look, self.subject, &mut self.control);
+            self.settle();
         }
-        self.references.conclude(look, self.subject, &mut self.control);
-        self.settle();
         Ok(())
     }
 
