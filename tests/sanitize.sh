@@ -31,7 +31,7 @@ address() {
     say "address sanitizer: the Rust tests"
     # Without Loom, whose own stacks confuse it.
     cargo +nightly test --quiet --target "$HOST" --lib --test model --test series --test files --test closures \
-      --test quiet -p leaktight -p leaktight-elf -p leaktight-hooks -p leaktight-liveset -p leaktight-stacks \
+      --test quiet -p leaktight -p leaktight-elf -p leaktight-hooks -p leaktight-liveset -p leaktight-references -p leaktight-stacks \
       -p leaktight-verdict
     say "address sanitizer: the zoo, and everything at once, in CPython"
     cargo +nightly build --quiet --target "$HOST" -p leaktight-python

@@ -29,7 +29,7 @@ impl OwnMemory {
             memory: File::open("/proc/self/mem")?,
             // SAFETY: sysconf reads a constant of the system.
             page_size: unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize,
-            alone: !has_other_threads() && !has_address_sanitizer(),
+            alone: is_alone(),
         })
     }
 
@@ -61,6 +61,11 @@ impl OwnMemory {
             }
         }
     }
+}
+
+/// Whether memory that is mapped stays so while this thread looks at it, and may be read.
+pub(crate) fn is_alone() -> bool {
+    !has_other_threads() && !has_address_sanitizer()
 }
 
 /// Whether the program runs threads beside this one and the one that keeps an eye on the time.

@@ -72,14 +72,14 @@ impl AtRest {
         let list = list?;
         let mut objects = MappedVec::new();
         for at in 0..list.len() {
-            // SAFETY: a borrowed item within the list; then a new reference is given to the list, which releases the
-            // item. No address is left behind in its memory, where a search for references would find it.
+            // SAFETY: a borrowed item within the list, which the list then releases; it may be left without one. No
+            // address stays behind in its memory, where a search for references would find it.
             unsafe {
                 let object = ffi::PyList_GetItem(list.as_ptr(), at as ffi::Py_ssize_t);
                 objects
                     .push(object as usize)
                     .map_err(|why| PyMemoryError::new_err(why.to_string()))?;
-                ffi::PyList_SetItem(list.as_ptr(), at as ffi::Py_ssize_t, py.None().into_ptr());
+                ffi::PyList_SetItem(list.as_ptr(), at as ffi::Py_ssize_t, std::ptr::null_mut());
             }
         }
         Ok(objects)

@@ -53,7 +53,7 @@ impl Held {
     }
 
     /// Holds what is reached from the objects in `tracked`, from `named`, from the objects that are held already,
-    /// and from static data of extension modules.
+    /// and from static data of extension modules. `alone`: no other thread can unmap memory meanwhile.
     ///
     /// # Errors
     ///
@@ -61,8 +61,8 @@ impl Held {
     ///
     /// # Safety
     ///
-    /// All of them are live objects, and the GIL is held.
-    pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize]) -> std::io::Result<()> {
+    /// All of them are live objects, `alone` is true, and the GIL is held.
+    pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize], alone: bool) -> std::io::Result<()> {
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
             for object in tracked.iter().chain(named) {
@@ -76,7 +76,7 @@ impl Held {
             // What was known before may refer to new objects by now.
             self.follow_from(0);
             let from = self.objects.len();
-            let found = static_data::objects(&self.runtime, &self.types)?;
+            let found = static_data::objects(&self.runtime, &self.types, alone)?;
             for object in found.iter() {
                 self.hold(*object);
             }

@@ -49,7 +49,6 @@ pub struct Runtime {
     bytes_type: Address,
     type_type: Address,
     dict_next: DictNext,
-    dict_size: unsafe extern "C" fn(*mut c_void) -> isize,
     decref: unsafe extern "C" fn(*mut c_void),
 }
 
@@ -94,7 +93,6 @@ impl Runtime {
                 bytes_type: symbol(c"PyBytes_Type")?,
                 type_type: symbol(c"PyType_Type")?,
                 dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
-                dict_size: transmute::<Address, unsafe extern "C" fn(*mut c_void) -> isize>(symbol(c"PyDict_Size")?),
                 decref: transmute::<Address, unsafe extern "C" fn(*mut c_void)>(symbol(c"Py_DecRef")?),
             }
         };
@@ -345,16 +343,6 @@ impl Runtime {
                 return;
             }
         }
-    }
-
-    /// How many entries a dict has.
-    ///
-    /// # Safety
-    ///
-    /// As [`Runtime::items`].
-    pub(crate) unsafe fn len(&self, dict: Address) -> usize {
-        // SAFETY: by the caller's promise.
-        unsafe { (self.dict_size)(dict as *mut c_void) as usize }
     }
 }
 
