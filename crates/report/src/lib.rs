@@ -24,7 +24,7 @@
 //!     findings: vec![],
 //!     calls: 2_560,
 //!     period: 512,
-//!     objects: 21_377,
+//!     objects: 0,
 //!     seconds: 0.4,
 //!     looks: vec![],
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },

@@ -170,11 +170,18 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
 
 /// How a reference count rose or fell, and where the references could be.
 fn counts(references: &References) -> String {
-    let (visible, words) = (references.visible, references.words);
+    let References {
+        calls,
+        before,
+        after,
+        visible,
+        words,
+    } = references;
     format!(
-        "{} → {} references over {} calls; the references that the garbage collector sees changed by {visible}, the \
-         words in memory that could hold one by {words}",
-        references.before, references.after, references.calls
+        "{before} → {after} references over {} {}, {visible} of them visible to the garbage collector; words in memory \
+         that could hold one: {words:+}",
+        integer(*calls),
+        plural(*calls, "call"),
     )
 }
 

@@ -3,7 +3,7 @@
 mod samples;
 
 use insta::assert_snapshot;
-use leaktight_report::{Certainty, Control, Finding, Frame, Kind, Report, Style, Verdict};
+use leaktight_report::{Certainty, Control, Finding, Frame, Kind, References, Report, Style, Verdict};
 use samples::{clean, counted, growing_registry, growing_vector, leak, lost_copy, lost_dict, with_message};
 
 /// The text between two bars, so that a snapshot shows spaces at the ends.
@@ -60,6 +60,17 @@ fn several_findings() {
 #[test]
 fn kinds_that_count_no_memory() {
     let kinds = vec![
+        with_message(Finding {
+            examples: vec!["the `str` 'timeout' (argument 1)".into()],
+            references: Some(References {
+                calls: 512,
+                before: 412,
+                after: 924,
+                visible: 0,
+                words: 2,
+            }),
+            ..counted(Kind::Reference, Certainty::Lost, "", "str")
+        }),
         counted(Kind::Reference, Certainty::Lost, "", "NoneType"),
         counted(Kind::OverRelease, Certainty::Growing, "", "NoneType"),
         counted(Kind::Fd, Certainty::Growing, "open", ""),
