@@ -33,7 +33,7 @@ INTERPRETERS = ("3.11", "3.13")
 #: The median of the ratios over all suites.
 MOST_TIMES = 8.0
 #: After so many seconds the tests that are left run only once, and after twice as many the suite is stopped.
-LIMIT_SECONDS = 900
+LIMIT_SECONDS = 600
 HEADER = ("suite", "Python", "judged", "plain s", "--leaks s", "ratio", "known", "new", "undecided", "not judged")
 
 
@@ -164,10 +164,11 @@ def _tests(suite: Suite) -> Path:
     """A folder with the tests and nothing else of the source distribution, so that they import what is
     installed."""
     folder = FOLDER / "tests" / suite.name
-    source = packages.source(suite.requirement) / suite.source if suite.source else None
-    with packages.installed_once(folder, repr(suite)) as missing:
+    source = packages.source(suite.requirement) if suite.source else None
+    with packages.installed_once(folder, repr(suite.source)) as missing:
         if missing and source:
-            shutil.copytree(source, folder / source.name)
+            for part in suite.source:
+                shutil.copytree(source / part, folder / part)
     return folder
 
 
