@@ -41,8 +41,10 @@ def source(requirement: str) -> Path:
     name = requirement.replace("==", "-")
     with installed_once(folder, requirement) as missing:
         if missing:
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-binary=:all:"]
-            get([*pip, "--no-deps", "--dest", str(folder), requirement], requirement)
+            # Only the package itself: what pip needs to read its metadata comes as wheels.
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            package = requirement.partition("==")[0]
+            get([*pip, "--no-binary", package, "--no-deps", "--dest", str(folder), requirement], requirement)
             with tarfile.open(folder / f"{name}.tar.gz") as archive:
                 archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return folder / name

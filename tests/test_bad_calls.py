@@ -267,3 +267,23 @@ def test_library(name: str) -> None:
     warnings = ["-W", "error", "-W", "ignore::DeprecationWarning"]
     done = run(PYTHON, [*warnings, "-c", script], paths=zoo_paths()[PYTHON.version])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
+
+
+def test_handlers_of_others_around_fork_may_start_threads() -> None:
+    # Registered before ours, and so it runs after ours: OpenBLAS does as much.
+    script = """
+import ctypes, os, zoo
+@ctypes.CFUNCTYPE(None)
+def prepare():
+    zoo.twin_thread_joined(); zoo.twin_malloc()
+ctypes.CDLL(None).__register_atfork(prepare, None, None, None)
+def call():
+    pid = os.fork()
+    if pid == 0: os._exit(0)
+    os.waitpid(pid, 0)
+import leaktight
+report = leaktight.check(call, period=16)
+assert report.verdict in ("clean", "bounded"), str(report)
+"""
+    done = run(PYTHON, ["-W", "ignore::DeprecationWarning", "-c", script], paths=zoo_paths()[PYTHON.version])
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr

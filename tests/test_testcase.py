@@ -448,6 +448,14 @@ def test_paths_through_slots_closures_and_dicts(holds):
             entry = Entry()
             entry.owner = {"key": entry}
         assert "Entry.owner -> dict['key'] -> Entry" in str(failure(UncollectableGarbageError, table))
+        import ctypes
+        new_list = ctypes.pythonapi.PyList_New
+        new_list.restype, new_list.argtypes = ctypes.py_object, [ctypes.c_ssize_t]
+        def unfilled():
+            made = Entry()
+            made.entries = new_list(2)  # NULL twice.
+            made.more = [made, made.entries]
+        assert "Entry.more -> list[0] -> Entry" in str(failure(UncollectableGarbageError, unfilled))
     """)
 
 

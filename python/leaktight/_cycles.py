@@ -72,7 +72,7 @@ def _references(item: object) -> Iterator[tuple[str, object]]:
 def _places(item: object) -> Iterator[tuple[str, object]]:
     if isinstance(item, dict):
         yield from ((f"[{key!r}]" if type(key) in (str, int) else "[…]", value) for key, value in item.items())
-    elif isinstance(item, (list, tuple)):
+    elif isinstance(item, (list, tuple)) and len(gc.get_referents(item)) == len(item):  # An entry may be NULL still.
         yield from ((f"[{at}]", value) for at, value in enumerate(item))
     elif isinstance(item, types.FunctionType):
         cells = zip(item.__code__.co_freevars, item.__closure__ or ())

@@ -66,14 +66,10 @@ pub(crate) fn forget() {
     NOT_ALL.store(false, Ordering::Relaxed);
 }
 
-pub(crate) fn lock_before_fork() {
-    std::mem::forget(FOLLOWED.lock());
-}
-
 /// # Safety
 ///
-/// After [`lock_before_fork`], once, on a copy of the thread that called it.
+/// Only in a forked child, before it has a second thread.
 pub(crate) unsafe fn unlock_after_fork() {
-    // SAFETY: the caller holds the lock.
+    // SAFETY: the thread that forked does not hold the lock, and there is no other.
     unsafe { FOLLOWED.force_unlock() };
 }

@@ -77,16 +77,11 @@ pub(crate) fn begin(files: bool) {
     }
 }
 
-/// Keeps the tables whole while the process forks: locked before, unlocked on both sides.
-pub(crate) fn lock_before_fork() {
-    std::mem::forget((OPENED.lock(), CREATED.lock(), TEMPORARY.lock()));
-}
-
 /// # Safety
 ///
-/// After [`lock_before_fork`], once, on a copy of the thread that called it.
+/// Only in a forked child, before it has a second thread.
 pub(crate) unsafe fn unlock_after_fork() {
-    // SAFETY: the caller holds the locks.
+    // SAFETY: the thread that forked holds none of the locks, and there is no other.
     unsafe {
         OPENED.force_unlock();
         CREATED.force_unlock();

@@ -133,11 +133,14 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
 ///
 /// As for [`start`]; harmless when nothing was started.
 pub unsafe fn stop() {
-    if STATE.swap(0, Ordering::SeqCst) == 0 && !forked() {
-        return;
+    // In a forked child the tables may be in the middle of a change by a thread of the parent's.
+    if !forked() {
+        if STATE.swap(0, Ordering::SeqCst) == 0 {
+            return;
+        }
+        LIVE.close();
+        MAPPED.lock().open(0);
     }
-    LIVE.close();
-    MAPPED.lock().open(0);
     if !KEEP.load(Ordering::Relaxed) {
         // SAFETY: the caller says so.
         unsafe { take_out() };
@@ -355,17 +358,15 @@ fn birth(thread: &Thread) -> u32 {
     }
 }
 
+/// A child is not tracked, and finds no lock held by a thread that it does not have. Nothing is locked before the
+/// fork: handlers of others run after that, and OpenBLAS's, for one, ends and starts threads in there.
 fn handle_forks() {
     static ONCE: Once = Once::new();
-    unsafe extern "C" fn prepare() {
-        LIVE.lock_before_fork();
-        std::mem::forget(MAPPED.lock());
-        marks::lock_before_fork();
-        followed::lock_before_fork();
-        threads::lock_before_fork();
-    }
-    unsafe extern "C" fn parent() {
-        // SAFETY: runs after `prepare` on the same thread.
+    unsafe extern "C" fn child() {
+        if STATE.swap(0, Ordering::SeqCst) != 0 {
+            FORKED.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: the forking thread is the only one here, and forks outside of hooks, where it holds no lock.
         unsafe {
             threads::unlock_after_fork();
             followed::unlock_after_fork();
@@ -374,16 +375,9 @@ fn handle_forks() {
             LIVE.unlock_after_fork();
         }
     }
-    unsafe extern "C" fn child() {
-        if STATE.swap(0, Ordering::SeqCst) != 0 {
-            FORKED.store(true, Ordering::Relaxed);
-        }
-        // SAFETY: the child runs on a copy of the thread that ran `prepare`.
-        unsafe { parent() };
-    }
-    // SAFETY: the three handlers only touch atomics and the locks above.
+    // SAFETY: the handler only touches atomics and the locks above.
     ONCE.call_once(|| unsafe {
-        libc::pthread_atfork(Some(prepare), Some(parent), Some(child));
+        libc::pthread_atfork(None, None, Some(child));
     });
 }
 

@@ -118,16 +118,11 @@ pub(crate) fn forget_threads() {
     STARTED.lock().clear();
 }
 
-/// Keeps the tables whole while the process forks: locked before, unlocked on both sides.
-pub(crate) fn lock_before_fork() {
-    std::mem::forget((ERRANDS.lock(), STARTED.lock()));
-}
-
 /// # Safety
 ///
-/// After [`lock_before_fork`], once, on a copy of the thread that called it.
+/// Only in a forked child, before it has a second thread.
 pub(crate) unsafe fn unlock_after_fork() {
-    // SAFETY: the caller holds the locks.
+    // SAFETY: the thread that forked holds none of the locks, and there is no other.
     unsafe {
         STARTED.force_unlock();
         ERRANDS.force_unlock();

@@ -131,8 +131,8 @@ impl Check {
     }
 
     /// A first look after so few calls (at least 4): unless each of them has left something, but for the first and
-    /// the last, they are clean, and the report says so for leaks at every call only. For many subjects of
-    /// which few leak. Default: no such look.
+    /// the last, they are clean, and the report says so for leaks at every call only. A second such look follows
+    /// after twice as many. For many subjects of which few leak. Default: no such looks.
     pub fn screen(mut self, calls: u32) -> Check {
         self.rules.screen = Some(calls.max(4));
         self

@@ -97,13 +97,9 @@ pub fn own_memory() -> MappedVec<(usize, usize)> {
     ranges
 }
 
-pub(crate) fn lock_before_fork() {
-    std::mem::forget(OWN.lock());
-}
-
 /// # Safety
 ///
-/// Follows `lock_before_fork` on the same thread, in the parent or in the child.
+/// Only in a forked child, before it has a second thread.
 pub(crate) unsafe fn unlock_after_fork() {
     // SAFETY: the caller's promise.
     unsafe { OWN.force_unlock() };

@@ -103,17 +103,11 @@ impl LiveSet {
         self.overflowed.load(Ordering::Relaxed)
     }
 
-    /// Takes every lock, so that a forked child finds none held by a thread that it does not have.
-    pub fn lock_before_fork(&self) {
-        self.shards.iter().for_each(|shard| std::mem::forget(shard.lock()));
-        crate::region::lock_before_fork();
-    }
-
-    /// Frees what [`LiveSet::lock_before_fork`] took.
+    /// Frees every lock, so that a forked child finds none held by a thread that it does not have.
     ///
     /// # Safety
     ///
-    /// Follows `lock_before_fork` on the same thread, once in the parent and once in the child.
+    /// Only in a forked child, before it has a second thread, and nobody relies on the blocks from then on.
     pub unsafe fn unlock_after_fork(&self) {
         // SAFETY: the caller's promise.
         unsafe { crate::region::unlock_after_fork() };

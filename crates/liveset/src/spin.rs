@@ -43,12 +43,11 @@ impl<T> SpinLock<T> {
         (!self.held.swap(true, Ordering::Acquire)).then(|| SpinGuard { lock: self })
     }
 
-    /// Frees the lock without a guard, for a guard that was forgotten on purpose
-    /// (`std::mem::forget`), as the handlers around `fork` do.
+    /// Frees the lock without a guard, for a forked child: a thread that it does not have may hold it.
     ///
     /// # Safety
     ///
-    /// The calling thread, or the thread that it is a forked copy of, holds the lock.
+    /// No guard is alive in a thread of this process. What the lock protects may be in the middle of a change.
     pub unsafe fn force_unlock(&self) {
         set_free(&self.held);
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use leaktight_liveset::{MappedVec, OutOfMemory, SpinGuard, SpinLock};
+use leaktight_liveset::{MappedVec, OutOfMemory, SpinLock};
 
 use crate::python::{Interpreter, PythonFrame};
 
@@ -30,7 +30,7 @@ const MAX_WORDS: usize = 1 << 27;
 
 /// Interns an encoded stack and returns its number; 0 when there is no room.
 pub(crate) fn intern(words: &[u64]) -> u32 {
-    register_fork_handlers();
+    register_fork_handler();
     let mut store = STORE.lock();
     match store.intern(words) {
         Ok((number, new)) => {
@@ -190,18 +190,15 @@ fn hash(words: &[u64]) -> u64 {
 }
 
 /// A child that is forked while another thread holds the lock must not find it taken for ever.
-fn register_fork_handlers() {
+fn register_fork_handler() {
     static ONCE: Once = Once::new();
-    unsafe extern "C" fn prepare() {
-        std::mem::forget::<SpinGuard<'_, Store>>(STORE.lock());
-    }
-    unsafe extern "C" fn after() {
-        // SAFETY: follows `prepare` on the same thread, or on its copy in the child.
+    unsafe extern "C" fn child() {
+        // SAFETY: the forking thread is the only one here, and does not hold the lock while it forks.
         unsafe { STORE.force_unlock() };
     }
-    // SAFETY: the handlers only touch the lock.
+    // SAFETY: the handler only touches the lock.
     ONCE.call_once(|| unsafe {
-        libc::pthread_atfork(Some(prepare), Some(after), Some(after));
+        libc::pthread_atfork(None, None, Some(child));
     });
 }
 

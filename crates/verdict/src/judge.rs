@@ -140,7 +140,7 @@ impl Judge {
     /// The call after which [`Judge::look`] is to be called next.
     pub fn next_look(&self, calls: u32) -> u32 {
         let early = EARLY_LOOKS.into_iter().filter(|look| *look < self.rules.clean_at());
-        let early = self.rules.screen.into_iter().chain(early);
+        let early = self.rules.screens().into_iter().flatten().chain(early);
         let late = std::iter::successors(Some(self.rules.clean_at()), |look| look.checked_mul(2));
         let next = early.chain(late).find(|look| *look > calls).unwrap_or(u32::MAX);
         next.min(self.rules.max_calls)
@@ -175,7 +175,7 @@ impl Judge {
     /// Judges after `calls` calls.
     pub fn look(&mut self, calls: u32, sites: &[Site]) -> Next {
         let last = calls >= self.rules.max_calls;
-        if self.rules.screen.is_some_and(|first| calls <= first)
+        if self.rules.screens().is_some_and(|[_, second]| calls <= second)
             && let Some(outcome) = self.screened(calls, sites)
         {
             return Next::Done(outcome);
@@ -298,7 +298,7 @@ impl Judge {
         sites.iter().for_each(|site| all.join(&site.births));
         // Early on only what looks like a steady leak is worth the cost of stacks.
         let suspicious = calls >= self.rules.clean_at()
-            || self.rules.screen.is_some()
+            || self.rules.screens().is_some_and(|[_, second]| calls >= second)
             || all.spread(calls / 8, calls - calls / 4, 4);
         if suspicious && self.sites_since.is_none() {
             self.sites_since = Some(calls);

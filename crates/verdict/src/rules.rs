@@ -11,7 +11,8 @@ pub struct Rules {
     /// of 16,384 calls, no cache that is full after 2,048 calls can be mistaken for one.
     pub confirm: u32,
     /// A first look after so few calls, at least 4: unless every one of them, but for the first and the last,
-    /// has left something, they are clean, with a period of 1. `None` = no such look.
+    /// has left something, they are clean, with a period of 1. If they are not, there is a second such look after
+    /// twice as many. `None` = no such looks.
     pub screen: Option<u32>,
 }
 
@@ -29,6 +30,12 @@ impl Rules {
 }
 
 impl Rules {
+    /// The looks of the screening. The second costs few calls, and saves those with stacks for what happens to be
+    /// alive from each of the first calls, such as tables that grow and buffers that are kept for later.
+    pub(crate) fn screens(&self) -> Option<[u32; 2]> {
+        self.screen.map(|first| [first, first.saturating_mul(2)])
+    }
+
     /// When time or memory ran out, growth in step is called a leak from here on: half as many calls, and
     /// so no cache that is full after 1,024 calls can be mistaken for one.
     pub(crate) fn confirm_when_exhausted(&self) -> u32 {

@@ -152,6 +152,29 @@ fn lost_at_every_call_is_proved_by_the_second_look() {
 }
 
 #[test]
+fn screening_looks_twice_before_it_tells_places_apart() {
+    let rules = Rules {
+        period: 1,
+        confirm: 1024,
+        screen: Some(4),
+        ..Rules::default()
+    };
+    // A table that grew in the second call, and buffers of the newest calls.
+    let buffers = |call: u32, program: &mut Program| {
+        program
+            .blocks
+            .retain(|block| block.birth + 2 > call || block.birth == 2);
+        program.keep(call, 0, 64);
+    };
+    let (outcome, calls) = judge(rules, 1, buffers);
+    assert_eq!((outcome.verdict, outcome.period, calls), (Verdict::Clean, 1, 8));
+    let (outcome, calls) = judge(rules, 1, |call, program| program.lose(call, 0, 64));
+    assert_eq!((outcome.verdict, calls), (Verdict::Leak, 32));
+    let (outcome, calls) = judge(rules, 1, |call, program| program.keep(call, 0, 64));
+    assert_eq!((outcome.verdict, calls), (Verdict::Leak, 1024));
+}
+
+#[test]
 fn leaks_of_every_rhythm_are_found_at_their_exact_rate() {
     for period in [1, 10, 50, 300, 511] {
         for certainty in [Certainty::Lost, Certainty::Growing] {

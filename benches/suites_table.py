@@ -1,0 +1,59 @@
+"""The suites of `suites.py`: what is installed, and which tests are run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+PYTEST = ("pytest==8.4.2",)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A published package, and tests of its own."""
+
+    name: str
+    requirement: str
+    #: Paths in the source distribution, or options that name installed tests.
+    tests: Sequence[str]
+    #: What the tests need of the source distribution; nothing when the wheel has them.
+    source: Sequence[str] = ()
+    needs: Sequence[str] = ()
+    arguments: Sequence[str] = ()
+    #: A release that is known to leak, and whose own tests reach it.
+    leaks: bool = False
+
+
+#: Tests of multidict that need a C compiler, or a plugin that measures times.
+_NOT_OF_MULTIDICT = ("capi", "callgrind_driver", "mypy", "release_notes_md", "multidict_benchmarks", "views_benchmarks", "watched_benchmarks")
+
+
+def _multidict(name: str, version: str, marker: str, leaks: bool = False) -> Suite:
+    # Variants in pure Python have no native code to judge.
+    ignored = [f"--ignore=tests/test_{name}.py" for name in _NOT_OF_MULTIDICT]
+    needs = ["objgraph==3.6.2", "psutil==7.2.2", "hypothesis==6.168.0"]
+    return Suite(name, f"multidict=={version}", ["tests"], ["tests"], needs, ["-m", f"{marker} and not pure_python", *ignored], leaks)
+
+
+SUITES = (
+    Suite("msgpack", "msgpack==1.2.4", ["test"], ["test"]),
+    Suite("simplejson", "simplejson==4.3.0", ["--pyargs", "simplejson"]),
+    Suite("ujson", "ujson==6.1.0", ["tests"], ["tests"]),
+    # The package leaves hypothesis to a job of its own.
+    _multidict("multidict", "7.2.1", "not hypothesis"),
+    _multidict("multidict-hypothesis", "7.2.1", "hypothesis"),
+    Suite("psutil", "psutil==7.2.2", ["tests"], ["tests"], arguments=["--ignore=tests/test_memleaks.py"]),
+    # The base classes are no tests, and the functions called `test_suite` are for lxml's own runner.
+    Suite(
+        "lxml",
+        "lxml==6.1.3",
+        ["src/lxml/tests"],
+        ["src/lxml/tests", "doc", "samples"],
+        arguments=["-k", "not test_suite and not TestCaseBase and not _XIncludeTestCase"],
+    ),
+    Suite("pillow", "pillow==13.0.0", ["Tests"], ["Tests"], arguments=["-k", "test_image or test_file_png or test_file_jpeg"]),
+    Suite("numpy-linalg", "numpy==2.4.6", ["--pyargs", "numpy.linalg"], needs=["hypothesis==6.168.0"]),
+    Suite("numpy-lib", "numpy==2.4.6", ["--pyargs", "numpy.lib"], needs=["hypothesis==6.168.0"]),
+    Suite("ujson-5.11.0", "ujson==5.11.0", ["tests"], ["tests"], leaks=True),
+    _multidict("multidict-6.7.0", "6.7.0", "not hypothesis", leaks=True),
+)
