@@ -23,6 +23,7 @@ def check(
     confirm: Optional[int] = None,
     inside: bool = False,
     warm_up: int = 0,
+    objects: Optional[list[Any]] = None,
 ) -> str: ...
 CHECKS: list[str]
 

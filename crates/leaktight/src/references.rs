@@ -17,6 +17,8 @@ const MOST_SUSPECTS: usize = 64;
 #[derive(Default)]
 pub(crate) struct References {
     held: Option<Held>,
+    /// Only objects that the subject has chosen are.
+    is_narrow: bool,
     /// Calls, and which counts were not as at first.
     samples: Vec<(u32, Vec<(usize, i64)>)>,
     judged: Vec<usize>,
@@ -64,7 +66,10 @@ impl References {
         match unsafe { Runtime::find() } {
             Ok(runtime) => {
                 references.held = Some(Held::new(runtime));
-                references.add(subject, true);
+                match subject.chosen_objects() {
+                    Some(chosen) => references.add_only(&chosen, subject),
+                    None => references.add(subject, true),
+                }
             }
             Err(why) => references.give_up(&why.to_string()),
         }
@@ -73,7 +78,9 @@ impl References {
 
     /// To be called after the warm-up, which may have made objects: counts from here on.
     pub(crate) fn begin(&mut self, calls: u32, subject: &mut impl Subject, control: &mut Control) {
-        self.add(subject, false);
+        if !self.is_narrow {
+            self.add(subject, false);
+        }
         let Some(held) = &mut self.held else { return };
         self.objects = held.len() as u64;
         // SAFETY: the GIL is held, as in `hold`.
@@ -87,6 +94,19 @@ impl References {
         let tracked = subject.tracked_objects(all);
         // SAFETY: live objects of the subject's, and the GIL is held.
         if let Err(why) = unsafe { held.add(&tracked, &subject.named_objects(), maps::is_alone()) } {
+            self.give_up(&why.to_string());
+        }
+    }
+
+    fn add_only(&mut self, chosen: &[usize], subject: &mut impl Subject) {
+        self.is_narrow = true;
+        let Some(held) = &mut self.held else { return };
+        // SAFETY: live objects of the subject's, and the GIL is held.
+        let added = unsafe {
+            held.add_only(chosen)
+                .and_then(|()| held.add_only(&subject.named_objects()))
+        };
+        if let Err(why) = added {
             self.give_up(&why.to_string());
         }
     }
@@ -132,6 +152,9 @@ impl References {
             let suspects = self.unsure.iter().map(|(object, _)| *object).collect();
             return Some(CloseLook::at(suspects, slowest / LONGER));
         }
+        if self.is_narrow {
+            return self.suspect_early();
+        }
         let (calls, last) = self.samples.last()?;
         let suspicious = |(object, _): &&(usize, i64)| {
             let series: Vec<(u32, i64)> = self
@@ -151,6 +174,21 @@ impl References {
         ))
     }
 
+    /// What moved by the same number in each of a few calls, to be followed over as few.
+    fn suspect_early(&self) -> Option<CloseLook> {
+        const WINDOWS: [u32; 2] = [6, 14];
+        let (calls, last) = self.samples.last()?;
+        let calls = i64::from(calls - self.samples[0].0);
+        let moved = last
+            .iter()
+            .filter(|(object, by)| by % calls == 0 && !self.judged.contains(object));
+        let suspects: Vec<usize> = moved.map(|(object, _)| *object).take(MOST_SUSPECTS).collect();
+        (!suspects.is_empty()).then(|| CloseLook {
+            windows: WINDOWS,
+            ..CloseLook::at(suspects, 1.0)
+        })
+    }
+
     /// Counts the references to the suspects after so many calls.
     pub(crate) fn look_closely(&mut self, look: &mut CloseLook, calls: u32, subject: &mut impl Subject) {
         let Some(held) = &self.held else { return };
@@ -158,7 +196,7 @@ impl References {
         look.planted = subject.plant_references(since).or(look.planted);
         let mut objects = look.suspects.clone();
         objects.extend(look.planted.into_iter().flatten());
-        let tracked = subject.tracked_objects(false);
+        let tracked = subject.tracked_objects(self.is_narrow);
         // SAFETY: what is held, live objects of the subject's, and the GIL is held.
         let seen = unsafe { visible(held, &objects, &tracked) }.map_err(std::io::Error::other);
         drop::<MappedVec<usize>>(tracked);

@@ -70,8 +70,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         blind_spots: Vec::new(),
     };
     hooks::leave_call(IDLE - 2);
-    // In a few rounds of something large it would cost more than all else.
-    if check.checks.references && rules.screen.is_none() {
+    if check.checks.references {
         run.references = References::hold(run.subject);
     }
     for _ in 0..check.warm_up {

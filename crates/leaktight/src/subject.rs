@@ -109,6 +109,12 @@ pub trait Subject {
         MappedVec::new()
     }
 
+    /// The only objects whose references are to be counted, for calls that are few and cheap. `None`: all that can be
+    /// found.
+    fn chosen_objects(&mut self) -> Option<Vec<usize>> {
+        None
+    }
+
     /// Whether a call may have failed because objects have more references than usual. Then it is made again.
     fn may_mind_references(&self, _why: &Self::Error) -> bool {
         false

@@ -6,7 +6,7 @@ use leaktight::{Check, Checks, Error, Report, Style};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyList, PyTuple};
 
 use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
@@ -67,9 +67,10 @@ impl Depth {
 }
 
 /// Checks `function(*arguments)` and returns the report as JSON. `trim()` is called before memory is counted.
-/// `rounds` is for [`Check::screen`], and with `inside` only what runs by [`inside`] counts.
+/// `rounds` is for [`Check::screen`], and with `inside` only what runs by [`inside`] counts. References are counted to
+/// `objects` only, where these are given.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false, warm_up=0))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false, warm_up=0, objects=None))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -86,6 +87,7 @@ pub(crate) fn check(
     confirm: Option<u32>,
     inside: bool,
     warm_up: u32,
+    objects: Option<Py<PyList>>,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -105,7 +107,8 @@ pub(crate) fn check(
     let callee = Callee::Function(function, arguments);
     let mut subject = PythonSubject::new(py, name, callee, raises, watchdog, None)?
         .trim_with(trim)
-        .watching_itself(inside);
+        .watching_itself(inside)
+        .counting_only(objects);
     match run(&depth, &mut subject) {
         Ok(report) => Ok(report.to_json()),
         Err(why) if why.is_instance_of::<CallTimeout>(py) => Err(PyTimeoutError::new_err(why.value(py).to_string())),

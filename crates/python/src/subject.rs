@@ -6,7 +6,7 @@ use leaktight::{Block, Description, Family, Frame, MappedVec, Planted, PythonFra
 use pyo3::exceptions::{PyAssertionError, PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyCode, PyDict, PyTuple};
+use pyo3::types::{PyCode, PyDict, PyList, PyTuple};
 
 use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
@@ -35,6 +35,8 @@ pub(crate) struct PythonSubject<'py> {
     coroutine: Py<PyAny>,
     /// Frees the caches of the program under test.
     trim: Option<Py<PyAny>>,
+    /// A list of the only objects whose references are to be counted.
+    chosen: Option<Py<PyList>>,
     /// What `trim` raised; settling cannot fail, so the next call does.
     trouble: Option<PyErr>,
     at_rest: AtRest,
@@ -71,6 +73,7 @@ impl<'py> PythonSubject<'py> {
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
             trim: None,
+            chosen: None,
             trouble: None,
             at_rest: AtRest::new(py)?,
             garbage: Garbage::new(py)?,
@@ -91,6 +94,11 @@ impl<'py> PythonSubject<'py> {
 
     pub(crate) fn trim_with(mut self, trim: Option<Py<PyAny>>) -> Self {
         self.trim = trim;
+        self
+    }
+
+    pub(crate) fn counting_only(mut self, chosen: Option<Py<PyList>>) -> Self {
+        self.chosen = chosen;
         self
     }
 
@@ -312,6 +320,12 @@ impl Subject for PythonSubject<'_> {
             Callee::Code(code, namespace, _) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
         }
         named
+    }
+
+    fn chosen_objects(&mut self) -> Option<Vec<usize>> {
+        // The list lives for as long as the subject, and its items with it.
+        let chosen = self.chosen.as_ref()?.bind(self.py);
+        Some(chosen.iter().map(|object| object.as_ptr() as usize).collect())
     }
 
     fn may_mind_references(&self, why: &PyErr) -> bool {

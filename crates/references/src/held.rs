@@ -88,6 +88,26 @@ impl Held {
         }
     }
 
+    /// Holds just these objects, and nothing that they refer to.
+    ///
+    /// # Errors
+    ///
+    /// When the tables do not find room. What is held stays so.
+    ///
+    /// # Safety
+    ///
+    /// All of them are live objects, and the GIL is held.
+    pub unsafe fn add_only(&mut self, objects: &[usize]) -> std::io::Result<()> {
+        for object in objects {
+            // SAFETY: by the caller's promise.
+            unsafe { self.hold(*object) };
+        }
+        match self.out_of_memory {
+            true => Err(std::io::Error::other(OutOfMemory)),
+            false => Ok(()),
+        }
+    }
+
     /// Holds one more object, if it is mortal and not held.
     unsafe fn hold(&mut self, object: Address) -> bool {
         // SAFETY: a live object.

@@ -13,6 +13,7 @@ from _pytest.runner import CallInfo
 
 from leaktight import CheckError, _core
 from leaktight._pytest.baseline import Baseline
+from leaktight._pytest.objects import objects_of
 from leaktight._pytest.options import Options
 from leaktight._pytest.results import LEAKED, Result, describe
 from leaktight._pytest.rounds import NotRepeatable, rounds
@@ -141,6 +142,7 @@ class Judge:
                     checks=options.checks,
                     time_budget=budget,
                     inside=True,
+                    objects=objects_of(item),
                 )
         except NotRepeatable as why:
             return Result.not_judged(item, f"it {why}", plain, time.monotonic() - started)

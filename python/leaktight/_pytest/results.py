@@ -110,8 +110,9 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     below = [frame for frame in _until(frames, lambda frame: _same_file(frame, test_file))][:PYTHON_FRAMES]
     chosen = native or below or frames[:1]
     names = [_name(frame) for frame in chosen]
-    # A leak without a stack, such as of references to one type.
-    return [finding["kind"], *(names or [finding.get("type_name") or finding["message"]])]
+    # A leak without a stack, such as of references.
+    examples = finding.get("examples") or []
+    return [finding["kind"], *(names or examples[:1] or [finding["message"]])]
 
 
 def _until(frames: list[dict[str, Any]], stop: Any) -> list[dict[str, Any]]:
