@@ -292,17 +292,47 @@ def test_fixtures_of_pytest_behave(project):
     assert "1 warning " in run["text"]
 
 
-def test_own_memory_of_fixtures_does_not_count(project):
+def test_leaks_of_fixtures_are_found_and_labelled(project):
     project.write(
         """
         import pytest, zoo
+        kept, wide = [], []
         @pytest.fixture
-        def leaking():
+        def leaks_in_setup(): zoo.leak_malloc()
+        @pytest.fixture(name="late")
+        def leaks_in_teardown():
+            yield
+            zoo.leak_strdup()
+        @pytest.fixture
+        def cleans_up():
+            kept.append(bytearray(1000))
+            yield [object() for _ in range(100)]
+            kept.clear()
+        @pytest.fixture(scope="module")
+        def module():
+            wide.append(bytearray(1000))
             zoo.leak_malloc()
-        def test_it(leaking): pass
+        @pytest.fixture
+        def by_name(request, tmp_path, monkeypatch, caplog, capsys):
+            monkeypatch.setattr(pytest, "x", 1, raising=False)
+            request.addfinalizer(lambda: None)
+            return request.getfixturevalue("module")
+        class TestIt:
+            @pytest.fixture
+            def method(self):
+                self.made = [object() for _ in range(100)]
+                yield self
+            def test_method(self, method): assert method is self
+            def test_late(self, method, late): pass
+        def test_setup(leaks_in_setup): pass
+        def test_clean(cleans_up, module, by_name): assert len(kept) == 1 and len(wide) == 1
         """
     )
-    assert verdicts(project.leaks()) == {"test_it": "clean"}
+    run = project.leaks(status=1)
+    assert verdicts(run) == {"TestIt::test_method": "clean", "TestIt::test_late": "leak", "test_setup": "leak", "test_clean": "clean"}
+    found = {finding["fixture"]: finding["stack"][0]["function"] for finding in run["findings"]}
+    assert found == {"leaks_in_setup": "leak_malloc", "late": "leak_strdup"}
+    assert "nothing points to it any more, in fixture `late`" in run["text"]
 
 
 def test_async_tests(project):

@@ -10,6 +10,8 @@ from typing import Any, Optional
 
 import pytest
 
+from leaktight._pytest import fixtures
+
 #: Marks the report that fails a leaking test.
 LEAKED = "leaktight"
 
@@ -45,9 +47,12 @@ class Result:
         if report["findings"] and not findings:
             verdict = "clean"
         for finding in findings:
+            finding["fixture"] = fixtures.name_of(item, finding["stack"])
             finding["stack"] = _without_runner(finding["stack"])
             finding["site"] = site(finding, str(item.path))
             finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
+            if finding["fixture"]:
+                finding["message"] += f", in fixture `{finding['fixture']}`"
         reason = "" if verdict in ("clean", "leak") else report["reason"]
         control = report["control"]
         blind = verdict == "indeterminate" and (control["caught"] < control["planted"] or not control["planted"])
