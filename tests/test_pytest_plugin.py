@@ -107,6 +107,29 @@ def test_repeated_runs_agree(project):
     assert all(verdicts(demo(project)) == first for _ in range(2))
 
 
+def test_growth_at_a_known_place_is_confirmed_early(project):
+    project.write("kept = []\nfull = []\ndef keep(size): kept.append(bytearray(size))\n", "helper.py")
+    project.write(
+        """
+        import pytest, helper
+        @pytest.mark.parametrize("number", range(20))
+        def test_same(number): helper.keep(1000)
+        own = []
+        def test_other(): own.append(bytearray(1000))
+        def test_cache():
+            # Beside the known leak something that stops growing later.
+            helper.keep(1000)
+            if len(helper.full) < 200: helper.full.append(bytearray(5000))
+        """
+    )
+    run = project.leaks(status=1)
+    assert set(verdicts(run).values()) == {"leak"}
+    runs = {test["test"].split("::")[1]: test["runs"] for test in run["tests"]}
+    assert runs["test_same[0]"] > 1024 and all(runs[f"test_same[{number}]"] < 200 for number in range(1, 20))
+    assert runs["test_other"] > 1024 and runs["test_cache"] > 1024
+    assert len(run["findings"]) == 2
+
+
 def test_report_stays_short(project):
     project.write(
         """

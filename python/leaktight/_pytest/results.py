@@ -112,11 +112,14 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     """
     frames = finding["stack"]
     native = [frame for frame in _until(frames, lambda frame: frame["python"])]
-    below = [frame for frame in _until(frames, lambda frame: _same_file(frame, test_file))][:PYTHON_FRAMES]
-    chosen = native or below or frames[:1]
-    names = [_name(frame) for frame in chosen]
+    names = [_name(frame) for frame in native] or names_below(frames, test_file)[:PYTHON_FRAMES] or [_name(frame) for frame in frames[:1]]
     # A leak without a stack, such as of references to one type.
     return [finding["kind"], *(names or [finding.get("type_name") or finding["message"]])]
+
+
+def names_below(frames: list[dict[str, Any]], test_file: str) -> list[str]:
+    """The frames below the test's own file."""
+    return [_name(frame) for frame in _until(frames, lambda frame: _same_file(frame, test_file))]
 
 
 def _until(frames: list[dict[str, Any]], stop: Any) -> list[dict[str, Any]]:
