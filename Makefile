@@ -7,7 +7,7 @@ SITE := build/site
 PY := $(VENV)/bin/python
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench sanitize soak check-platforms clean
+.PHONY: help demo test test-rust test-python test-pythons check bench bench-suites sanitize soak check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -40,6 +40,9 @@ check-platforms: ## the heap crate on every platform: checked for each, run wher
 
 bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its rival
 	PYTHONPATH=$(SITE) $(PY) benches/bench.py
+
+bench-suites: $(SITE)/.done ## test suites of published packages with pytest --leaks; takes about an hour
+	$(PY) benches/suites.py --package $(SITE)
 
 soak: $(SITE)/.done ## the whole zoo fifty times over; no verdict may differ
 	LEAKTIGHT_SITE=$(SITE) $(PY) tests/soak.py

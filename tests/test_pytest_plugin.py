@@ -107,6 +107,29 @@ def test_repeated_runs_agree(project):
     assert all(verdicts(demo(project)) == first for _ in range(2))
 
 
+def test_growth_at_a_known_place_is_confirmed_early(project):
+    project.write("kept = []\nfull = []\ndef keep(size): kept.append(bytearray(size))\n", "helper.py")
+    project.write(
+        """
+        import pytest, helper
+        @pytest.mark.parametrize("number", range(20))
+        def test_same(number): helper.keep(1000)
+        own = []
+        def test_other(): own.append(bytearray(1000))
+        def test_cache():
+            # Beside the known leak something that stops growing later.
+            helper.keep(1000)
+            if len(helper.full) < 200: helper.full.append(bytearray(5000))
+        """
+    )
+    run = project.leaks(status=1)
+    assert set(verdicts(run).values()) == {"leak"}
+    runs = {test["test"].split("::")[1]: test["runs"] for test in run["tests"]}
+    assert runs["test_same[0]"] > 1024 and all(runs[f"test_same[{number}]"] < 200 for number in range(1, 20))
+    assert runs["test_other"] > 1024 and runs["test_cache"] > 1024
+    assert len(run["findings"]) == 2
+
+
 def test_report_stays_short(project):
     project.write(
         """
@@ -292,17 +315,47 @@ def test_fixtures_of_pytest_behave(project):
     assert "1 warning " in run["text"]
 
 
-def test_own_memory_of_fixtures_does_not_count(project):
+def test_leaks_of_fixtures_are_found_and_labelled(project):
     project.write(
         """
         import pytest, zoo
+        kept, wide = [], []
         @pytest.fixture
-        def leaking():
+        def leaks_in_setup(): zoo.leak_malloc()
+        @pytest.fixture(name="late")
+        def leaks_in_teardown():
+            yield
+            zoo.leak_strdup()
+        @pytest.fixture
+        def cleans_up():
+            kept.append(bytearray(1000))
+            yield [object() for _ in range(100)]
+            kept.clear()
+        @pytest.fixture(scope="module")
+        def module():
+            wide.append(bytearray(1000))
             zoo.leak_malloc()
-        def test_it(leaking): pass
+        @pytest.fixture
+        def by_name(request, tmp_path, monkeypatch, caplog, capsys):
+            monkeypatch.setattr(pytest, "x", 1, raising=False)
+            request.addfinalizer(lambda: None)
+            return request.getfixturevalue("module")
+        class TestIt:
+            @pytest.fixture
+            def method(self):
+                self.made = [object() for _ in range(100)]
+                yield self
+            def test_method(self, method): assert method is self
+            def test_late(self, method, late): pass
+        def test_setup(leaks_in_setup): pass
+        def test_clean(cleans_up, module, by_name): assert len(kept) == 1 and len(wide) == 1
         """
     )
-    assert verdicts(project.leaks()) == {"test_it": "clean"}
+    run = project.leaks(status=1)
+    assert verdicts(run) == {"TestIt::test_method": "clean", "TestIt::test_late": "leak", "test_setup": "leak", "test_clean": "clean"}
+    found = {finding["fixture"]: finding["stack"][0]["function"] for finding in run["findings"]}
+    assert found == {"leaks_in_setup": "leak_malloc", "late": "leak_strdup"}
+    assert "nothing points to it any more, in fixture `late`" in run["text"]
 
 
 def test_async_tests(project):

@@ -75,7 +75,7 @@ pub(crate) fn has_other_threads() -> bool {
 }
 
 /// Code that the address sanitizer has instrumented, as this may be, must not read the sanitizer's own memory.
-fn has_address_sanitizer() -> bool {
+pub(crate) fn has_address_sanitizer() -> bool {
     let mut found = false;
     loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
     found

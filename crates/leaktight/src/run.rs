@@ -12,7 +12,7 @@ use crate::check::{Check, Error};
 use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
-use crate::maps::has_other_threads;
+use crate::maps::{has_address_sanitizer, has_other_threads};
 use crate::reach::Reach;
 use crate::references::References;
 use crate::resources::Resources;
@@ -41,6 +41,8 @@ struct Run<'a, S> {
     references: References,
     control: Control,
     touched: Touched,
+    /// The address sanitizer, with its shadow memory, is in the process.
+    sanitized: bool,
     calls: u32,
     max_calls: u32,
     looks: Vec<Look>,
@@ -63,12 +65,17 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         references: References::default(),
         control: Control::default(),
         touched: Touched::default(),
+        sanitized: has_address_sanitizer(),
         calls: 0,
         max_calls: rules.max_calls,
         looks: Vec::new(),
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
+    if run.sanitized && run.checks.memory {
+        let spot = "pages that become resident without an allocation (the address sanitizer makes many)";
+        run.blind_spots.push(spot.to_owned());
+    }
     hooks::leave_call(IDLE - 2);
     if check.checks.references {
         run.references = References::hold(run.subject);
@@ -176,7 +183,9 @@ impl<S: Subject> Run<'_, S> {
                         bytes,
                     };
                     self.judge.checkpoint(self.calls, amount);
-                    if let Some(resident) = self.touched.checkpoint(self.calls, bytes) {
+                    if !self.sanitized
+                        && let Some(resident) = self.touched.checkpoint(self.calls, bytes)
+                    {
                         self.judge.resident(self.calls, resident);
                     }
                 }

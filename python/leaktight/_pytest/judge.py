@@ -15,13 +15,15 @@ from leaktight import CheckError, _core
 from leaktight._pytest.baseline import Baseline
 from leaktight._pytest.objects import objects_of
 from leaktight._pytest.options import Options
-from leaktight._pytest.results import LEAKED, Result, describe
+from leaktight._pytest.results import LEAKED, Result, describe, names_below
 from leaktight._pytest.rounds import NotRepeatable, rounds
 
 #: What judging one test may take, in seconds; a slow test may take longer, so that its rounds fit in.
 SECONDS_PER_TEST = 20.0
 #: Growth that something still holds is a leak from so many rounds on.
 CONFIRMED_AFTER = 1024
+#: And where an earlier test of the session was found to leak in just that way.
+CONFIRMED_AGAIN_AFTER = 64
 
 
 class Judge:
@@ -35,6 +37,8 @@ class Judge:
         #: The reports of the last run of the test that runs now, by phase.
         self.phases: dict[str, pytest.TestReport] = {}
         self.repeating = False
+        #: Places that were found to grow up to `CONFIRMED_AFTER`.
+        self.growing: set[tuple[str, ...]] = set()
 
     def pytest_sessionstart(self) -> None:
         self.started = time.monotonic()
@@ -131,6 +135,7 @@ class Judge:
         self.repeating = True
         try:
             with rounds(item) as run:
+<<<<<<< HEAD
                 report = _core.check(
                     item.nodeid,
                     run,
@@ -144,12 +149,47 @@ class Judge:
                     inside=True,
                     objects=objects_of(item),
                 )
+=======
+                result = None
+                if self.growing and options.period == 1:
+                    result = self._check(item, run, options, plain, budget, CONFIRMED_AGAIN_AFTER)
+                    budget -= result.seconds
+                if result is None or not self._stands(result):
+                    result = self._check(item, run, options, plain, budget, CONFIRMED_AFTER)
+                    if result.verdict == "leak":
+                        self.growing |= _grows_at(result)
+>>>>>>> suites
         except NotRepeatable as why:
             return Result.not_judged(item, f"it {why}", plain, time.monotonic() - started)
         except CheckError as why:
             return Result.not_judged(item, str(why), plain, time.monotonic() - started, blind=True)
         finally:
             self.repeating = False
+        result.seconds = time.monotonic() - started
+        return result
+
+    def _stands(self, result: Result) -> bool:
+        """Whether more rounds would say the same as a result that was confirmed early."""
+        if result.verdict == "leak":
+            return _grows_at(result) <= self.growing
+        return result.verdict == "indeterminate" or result.runs <= CONFIRMED_AGAIN_AFTER
+
+    def _check(
+        self, item: pytest.Item, run: Callable[[], None], options: Options, plain: float, budget: float, confirm: int
+    ) -> Result:
+        started = time.monotonic()
+        report = _core.check(
+            item.nodeid,
+            run,
+            (),
+            # The ordinary run was the first.
+            rounds=options.rounds - 1 if options.period == 1 else None,
+            period=options.period,
+            confirm=confirm,
+            checks=options.checks,
+            time_budget=budget,
+            inside=True,
+        )
         return Result.of(item, json.loads(report), plain, time.monotonic() - started)
 
     def _options(self, item: pytest.Item) -> tuple[Optional[Options], str]:
@@ -162,6 +202,13 @@ class Judge:
         if "leaktight" in item.fixturenames:
             return None, "it makes checks of its own"
         return options, ""
+
+
+def _grows_at(result: Result) -> set[tuple[str, ...]]:
+    """Where it grows, as far as only more rounds make that certain: the whole stack below the test's file. What
+    the test allocates itself is at no place that others reach."""
+    growing = [finding for finding in result.findings if finding["certainty"] == "growing" and finding["kind"] == "memory"]
+    return {(finding["kind"], *(names_below(finding["stack"], result.file) or [result.test])) for finding in growing}
 
 
 def _tear_down(item: pytest.Item, nextitem: Optional[pytest.Item]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.machinery
 import sys
 import sysconfig
@@ -11,11 +10,14 @@ from typing import Any
 
 import pytest
 
+STANDARD_LIBRARY = sysconfig.get_path("platstdlib") + "/lib-dynload/"
 #: At most so many; counting them must not take longer than a short test.
 MOST = 4000
 #: Containers of the test's module whose items count, too, up to this length.
 MOST_ITEMS = 100
-SINGLETONS = (None, True, False, ..., NotImplemented, (), "", b"")
+SINGLETONS = (..., NotImplemented, (), "", b"")
+#: Types whose values the interpreter shares between all who use them.
+COMMON = (type(None), bool, int, float)
 
 
 def objects_of(item: pytest.Function) -> list[Any]:
@@ -26,16 +28,29 @@ def objects_of(item: pytest.Function) -> list[Any]:
     """
     found: dict[int, Any] = {}
     own = vars(item.module) if item.module else {}
-    for value in _shared(len(sys.modules)) + _values(own):
-        if not any(value is one for one in SINGLETONS):
+    for value in _shared() + _values(own):
+        if type(value) not in COMMON and not any(value is one for one in SINGLETONS):
             found.setdefault(id(value), value)
     return list(found.values())[:MOST]
 
 
-@functools.lru_cache(maxsize=1)
-def _shared(_modules: int) -> list[Any]:
-    """What extension modules outside of the standard library have; new when there are more modules."""
-    return [value for module in list(sys.modules.values()) if _is_extension(module) for value in vars(module).values()]
+def _shared() -> list[Any]:
+    """What extension modules outside of the standard library have."""
+    if _cache.modules != len(sys.modules):
+        modules = [module for module in list(sys.modules.values()) if _is_extension(module)]
+        _cache.values = [value for module in modules for value in vars(module).values()]
+        _cache.modules = len(sys.modules)
+    return _cache.values
+
+
+class _Cache:
+    """Found anew when there are more modules."""
+
+    modules = 0
+    values: list[Any] = []
+
+
+_cache = _Cache()
 
 
 def _is_extension(module: Any) -> bool:
@@ -44,12 +59,7 @@ def _is_extension(module: Any) -> bool:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or not file.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
         return False
-    return not file.startswith(_standard_library()) and module.__name__ != "leaktight._core"
-
-
-@functools.lru_cache(maxsize=1)
-def _standard_library() -> str:
-    return sysconfig.get_path("platstdlib") + "/lib-dynload"
+    return not file.startswith(STANDARD_LIBRARY) and module.__name__ != "leaktight._core"
 
 
 def _values(namespace: dict[str, Any]) -> list[Any]:

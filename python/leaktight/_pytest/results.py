@@ -10,6 +10,8 @@ from typing import Any, Optional
 
 import pytest
 
+from leaktight._pytest import fixtures
+
 #: Marks the report that fails a leaking test.
 LEAKED = "leaktight"
 
@@ -45,9 +47,12 @@ class Result:
         if report["findings"] and not findings:
             verdict = "clean"
         for finding in findings:
+            finding["fixture"] = fixtures.name_of(item, finding["stack"])
             finding["stack"] = _without_runner(finding["stack"])
             finding["site"] = site(finding, str(item.path))
             finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
+            if finding["fixture"]:
+                finding["message"] += f", in fixture `{finding['fixture']}`"
         reason = "" if verdict in ("clean", "leak") else report["reason"]
         control = report["control"]
         blind = verdict == "indeterminate" and (control["caught"] < control["planted"] or not control["planted"])
@@ -107,12 +112,15 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     """
     frames = finding["stack"]
     native = [frame for frame in _until(frames, lambda frame: frame["python"])]
-    below = [frame for frame in _until(frames, lambda frame: _same_file(frame, test_file))][:PYTHON_FRAMES]
-    chosen = native or below or frames[:1]
-    names = [_name(frame) for frame in chosen]
+    names = [_name(frame) for frame in native] or names_below(frames, test_file)[:PYTHON_FRAMES] or [_name(frame) for frame in frames[:1]]
     # A leak without a stack, such as of references.
     examples = finding.get("examples") or []
     return [finding["kind"], *(names or examples[:1] or [finding["message"]])]
+
+
+def names_below(frames: list[dict[str, Any]], test_file: str) -> list[str]:
+    """The frames below the test's own file."""
+    return [_name(frame) for frame in _until(frames, lambda frame: _same_file(frame, test_file))]
 
 
 def _until(frames: list[dict[str, Any]], stop: Any) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 from collections.abc import Iterator
 from typing import Any, Callable, Optional, cast
 
@@ -13,7 +12,7 @@ import pytest
 from _pytest.runner import runtestprotocol
 from _pytest.warnings import catch_warnings_for_item
 
-from leaktight import _core
+from leaktight._pytest import fixtures
 
 
 class NotRepeatable(Exception):
@@ -22,8 +21,8 @@ class NotRepeatable(Exception):
 
 @contextlib.contextmanager
 def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
-    """A function that runs one round. Only the call phase counts: what pytest and fixtures allocate around
-    it is not the test's.
+    """A function that runs one round. Only the call phase and the suite's own fixtures of function scope count:
+    what pytest allocates around them is not the test's.
 
     :raises NotRepeatable: (the function) when the round fails or skips, or traces memory itself.
     """
@@ -31,8 +30,8 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
     # An instance per round, as pytest makes one for each test.
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
     # All of them: a test can ask for any by name while it runs.
-    fixtures = item.session._fixturemanager._arg2fixturedefs.values()
-    wide = [definition for definitions in fixtures for definition in definitions if definition.scope != "function"]
+    all_fixtures = item.session._fixturemanager._arg2fixturedefs.values()
+    wide = [definition for definitions in all_fixtures for definition in definitions if definition.scope != "function"]
     body = item.runtest
 
     def run() -> None:
@@ -50,9 +49,9 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
             if not report.passed:
                 raise NotRepeatable(_what_happened(report))
 
-    item.runtest = functools.partial(_counted, body)  # type: ignore[method-assign]
+    item.runtest = functools.partial(fixtures.count, body)  # type: ignore[method-assign]
     try:
-        with _same_examples(item), _no_folders_kept(item.config), _tracemalloc_starts() as tracing:
+        with fixtures.counted(item), _same_examples(item), _no_folders_kept(item.config), _tracemalloc_starts() as tracing:
             yield run
     finally:
         del item.runtest
@@ -68,13 +67,6 @@ def _forget_finished_fixtures(wide: list[pytest.FixtureDef[Any]]) -> None:
 def _is_finished(finalizer: Any) -> bool:
     user = getattr(getattr(finalizer, "func", None), "__self__", None)
     return isinstance(user, pytest.FixtureDef) and user.scope == "function" and user.cached_result is None
-
-
-def _counted(body: Callable[[], None]) -> None:
-    # Clears the free lists of the interpreter: an object of a leak that came out of one would be a block
-    # that the set-up has allocated.
-    gc.collect()
-    _core.inside(body)
 
 
 def _what_happened(report: pytest.TestReport) -> str:

@@ -1,0 +1,84 @@
+"""Fixtures of function scope are part of what a test does: what they allocate counts, and a leak of theirs says
+so."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import inspect
+from collections.abc import Iterator
+from types import CodeType
+from typing import Any, Callable, Optional
+
+import pytest
+from _pytest import fixtures as pytests
+
+from leaktight import _core
+
+
+@contextlib.contextmanager
+def counted(item: pytest.Function) -> Iterator[None]:
+    """Makes what the suite's own fixtures of function scope allocate count. Fixtures of pytest and of plugins
+    may keep what they like, and asynchronous ones run with machinery of a plugin's around them."""
+    plain = pytests.call_fixture_func
+    plugins = _plugins(item.config)
+
+    def call(function: Callable[..., Any], request: Any, arguments: dict[str, Any]) -> Any:
+        ours = request.scope == "function" and not _is_of(plugins, function) and not _is_asynchronous(function)
+        return plain(_inside(function) if ours else function, request, arguments)
+
+    pytests.call_fixture_func = call  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        pytests.call_fixture_func = plain
+
+
+def name_of(item: pytest.Item, stack: list[dict[str, Any]]) -> Optional[str]:
+    """The fixture whose function is in the stack."""
+    frames = {(frame.get("file"), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
+    definitions = item.session._fixturemanager._arg2fixturedefs.values()
+    for definition in (definition for same in definitions for definition in same if definition.scope == "function"):
+        code = getattr(inspect.unwrap(definition.func), "__code__", None)
+        if isinstance(code, CodeType) and (code.co_filename, code.co_name) in frames:
+            return definition.argname
+    return None
+
+
+def _plugins(config: pytest.Config) -> frozenset[str]:
+    """The top-level packages of pytest and of the plugins that are installed."""
+    modules = [getattr(plugin, "__name__", type(plugin).__module__) for plugin, _ in config.pluginmanager.list_plugin_distinfo()]
+    return frozenset(name.partition(".")[0] for name in ("_pytest", "leaktight", *modules))
+
+
+def _is_of(packages: frozenset[str], function: Callable[..., Any]) -> bool:
+    return (getattr(function, "__module__", None) or "").partition(".")[0] in packages
+
+
+def _is_asynchronous(function: Callable[..., Any]) -> bool:
+    # A plugin may have wrapped it already.
+    inner = inspect.unwrap(function)
+    return inspect.iscoroutinefunction(inner) or inspect.isasyncgenfunction(inner)
+
+
+def _inside(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same fixture function, each part of it counted: set-up, and what follows a `yield`."""
+    if not inspect.isgeneratorfunction(function):
+        return lambda **arguments: count(functools.partial(function, **arguments))
+
+    def steps(**arguments: Any) -> Iterator[Any]:
+        generator = function(**arguments)
+        with contextlib.suppress(StopIteration):
+            while True:
+                yield count(functools.partial(next, generator))
+
+    return steps
+
+
+def count(part: Callable[[], Any]) -> Any:
+    """Calls ``part()`` so that what it allocates counts."""
+    # Clears the free lists of the interpreter: an object of a leak that came out of one would be a block that
+    # pytest has allocated.
+    gc.collect()
+    return _core.inside(part)
