@@ -600,7 +600,7 @@ def test_interrupted_run_tells_what_it_knows(project):
     command = [sys.executable, *project.command("--leaks", str(project.folder))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
     runs = project.folder / "runs"
-    while not runs.exists() or len(runs.read_text()) < 2:
+    while process.poll() is None and (not runs.exists() or len(runs.read_text()) < 2):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)

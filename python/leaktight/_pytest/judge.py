@@ -135,21 +135,6 @@ class Judge:
         self.repeating = True
         try:
             with rounds(item) as run:
-<<<<<<< HEAD
-                report = _core.check(
-                    item.nodeid,
-                    run,
-                    (),
-                    # The ordinary run was the first.
-                    rounds=options.rounds - 1 if options.period == 1 else None,
-                    period=options.period,
-                    confirm=CONFIRMED_AFTER,
-                    checks=options.checks,
-                    time_budget=budget,
-                    inside=True,
-                    objects=objects_of(item),
-                )
-=======
                 result = None
                 if self.growing and options.period == 1:
                     result = self._check(item, run, options, plain, budget, CONFIRMED_AGAIN_AFTER)
@@ -158,7 +143,6 @@ class Judge:
                     result = self._check(item, run, options, plain, budget, CONFIRMED_AFTER)
                     if result.verdict == "leak":
                         self.growing |= _grows_at(result)
->>>>>>> suites
         except NotRepeatable as why:
             return Result.not_judged(item, f"it {why}", plain, time.monotonic() - started)
         except CheckError as why:
@@ -175,7 +159,7 @@ class Judge:
         return result.verdict == "indeterminate" or result.runs <= CONFIRMED_AGAIN_AFTER
 
     def _check(
-        self, item: pytest.Item, run: Callable[[], None], options: Options, plain: float, budget: float, confirm: int
+        self, item: pytest.Function, run: Callable[[], None], options: Options, plain: float, budget: float, confirm: int
     ) -> Result:
         started = time.monotonic()
         report = _core.check(
@@ -189,6 +173,7 @@ class Judge:
             checks=options.checks,
             time_budget=budget,
             inside=True,
+            objects=objects_of(item),
         )
         return Result.of(item, json.loads(report), plain, time.monotonic() - started)
 
