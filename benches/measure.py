@@ -15,6 +15,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 CHILDREN = HERE / "children"
 RIVALS = ("psleak==0.1.6", "psutil==7.2.2", "memray")
+RIVAL_NAMES = [requirement.partition("==")[0] for requirement in RIVALS]
 #: psutil's tests run under it.
 OTHERS = ("pytest>=8,<9",)
 
@@ -81,14 +82,13 @@ def measure(bench: Bench, variants: Sequence[Variant], repeats: int) -> dict[str
 
 
 def rivals_of(site: Path) -> str:
-    names = [requirement.partition("==")[0] for requirement in RIVALS]
     found = {found.metadata["Name"].lower(): found.version for found in importlib.metadata.distributions(path=[str(site)])}
-    return ", ".join(f"{name} {found.get(name, '?')}" for name in names)
+    return ", ".join(f"{name} {found.get(name, '?')}" for name in RIVAL_NAMES)
 
 
 def _sample(bench: Bench, variant: Variant) -> float:
     # Each tool is imported from a folder that the other is not in.
-    tool = bench.package if variant.name == "leaktight" else bench.site
+    tool = bench.site if variant.name in RIVAL_NAMES else bench.package
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PYTHON")},
         "PYTHONPATH": os.pathsep.join([str(tool), *bench.zoo]),

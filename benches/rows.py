@@ -13,12 +13,12 @@ MEMRAY = ("-m", "memray", "run", "--quiet", "--trace-python-allocators", "--forc
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison. The first variant is ours, the second the rival."""
+    """One comparison. The first variant is ours, the second the rival, or what ours costs without something."""
 
     name: str
     what: str
     variants: Sequence[Variant]
-    #: "ratio": ours / rival. "added": ours - rival. "slow-down": ours / the third variant, the plain run.
+    #: "ratio": ours / rival. "added": ours - rival, in the unit. "slow-down": ours / the third variant, the plain run.
     compare: str
     #: The unit of the samples, and how many of them make a second (or 1).
     unit: str
@@ -41,8 +41,8 @@ class Summary:
     ok: bool
 
 
-def verdict(name: str, what: str, subject: str, limit: Optional[float]) -> Row:
-    ours = Variant("leaktight", ("verdict.py", "leaktight", subject))
+def verdict(name: str, what: str, subject: str, limit: Optional[float], tool: str = "leaktight") -> Row:
+    ours = Variant("leaktight", ("verdict.py", tool, subject))
     rival = Variant("psleak", ("verdict.py", "psleak", subject), environment={"PYTHONMALLOC": "malloc"})
     return Row(name, what, (ours, rival), "ratio", "ms", 1000, limit)
 
@@ -62,9 +62,29 @@ def heap_info(name: str, what: str, free_chunks: int, unit: str, scale: float, l
     return Row(name, what, variants, "ratio", unit, scale, limit)
 
 
+def references(count: int, limit: Optional[float]) -> Row:
+    variants = (
+        Variant("leaktight", ("references.py", "counted", str(count))),
+        Variant("not counted", ("references.py", "uncounted", str(count))),
+    )
+    what = f"CPU time that counting references adds to a clean verdict beside {count:,} objects"
+    return Row(f"references-{count // 1000}k", what, variants, "added", "ms", 1000, limit)
+
+
+def close_look(count: int, limit: Optional[float]) -> Row:
+    variants = (
+        Variant("leaktight", ("references.py", "leak", str(count))),
+        Variant("no leak", ("references.py", "clean", str(count))),
+    )
+    what = f"CPU time that a leaked reference adds to a verdict beside {count:,} objects"
+    return Row(f"close-look-{count // 1000}k", what, variants, "added", "ms", 1000, limit)
+
+
 ROWS = (
     verdict("clean", "CPU time of the verdict on a function that does nothing", "noop", 1 / 5),
     verdict("leak", "CPU time of the verdict on 100 bytes of malloc lost per call", "malloc", 1 / 10),
+    verdict("clean-all", "CPU time of the verdict on a function that does nothing, references counted too", "noop", None, "leaktight-all"),
+    verdict("leak-all", "CPU time of the verdict on 100 bytes of malloc lost per call, references counted too", "malloc", None, "leaktight-all"),
     verdict("busy-clean", "CPU time of the verdict on a clean function that takes longer", "busy", None),
     verdict("busy-leak", "CPU time of the verdict on a leaking function that takes longer", "busy-malloc", None),
     Row(
@@ -96,6 +116,13 @@ ROWS = (
     workload("stacks", "slow-down of a Python workload with a stack for each allocation", "stacks-", None),
     heap_info("heap-info", "CPU time of a heap_info() in a small process", 0, "us", 1e6, 0.4),
     heap_info("heap-info-chunks", "CPU time of a heap_info() beside 500,000 free chunks", 500_000, "ms", 1e3, 1.05),
+    # 8 ms at 13,000 objects; no process with leaktight has so few.
+    references(35_000, 8 * 35 / 13),
+    references(90_000, 60),
+    references(600_000, None),
+    close_look(35_000, 300),
+    close_look(90_000, 800),
+    close_look(600_000, None),
 )
 
 
@@ -107,7 +134,7 @@ def summarize(row: Row, samples: Mapping[str, Sequence[float]]) -> Summary:
     mine, theirs = median(samples[ours]) * scale, median(samples[rival]) * scale
     value = {"ratio": mine / theirs, "added": mine - theirs, "slow-down": mine}[row.compare]
     added = row.compare == "added"
-    target = {"ratio": "<= {:.2f}", "added": "<= +{:.0f} ns", "slow-down": "ours <= {:.1f} x"}[row.compare]
+    target = {"ratio": "<= {:.2f}", "added": f"<= +{{:.0f}} {row.unit}", "slow-down": "ours <= {:.1f} x"}[row.compare]
     return Summary(
         ours=spread(samples[ours], scale, row.unit),
         rival=f"{rival} {spread(samples[rival], scale, row.unit)}",
