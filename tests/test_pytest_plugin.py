@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -48,6 +50,10 @@ class Project:
         # A wheel says itself that it has a plugin.
         plugin = [] if list(site.glob("leaktight-*.dist-info")) else ["-p", "leaktight.pytest_plugin"]
         return ["-m", "pytest", *plugin, "-p", "no:randomly", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        site = os.environ.get("LEAKTIGHT_SITE", str(support.ROOT / "python"))
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([site, *support.zoo_paths()[PYTHON.version]])}
 
     def plain(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
         paths = support.zoo_paths()[PYTHON.version]
@@ -595,10 +601,8 @@ def test_interrupted_run_tells_what_it_knows(project):
             time.sleep(3)
         """
     )
-    site = os.environ.get("LEAKTIGHT_SITE", str(support.ROOT / "python"))
-    path = os.pathsep.join([site, *support.zoo_paths()[PYTHON.version]])
     command = [sys.executable, *project.command("--leaks", str(project.folder))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=project.environment())
     runs = project.folder / "runs"
     while not runs.exists() or len(runs.read_text()) < 2:
         time.sleep(0.05)
@@ -607,6 +611,29 @@ def test_interrupted_run_tells_what_it_knows(project):
     assert process.returncode == pytest.ExitCode.INTERRUPTED
     assert len(runs.read_text()) == 2, "another round began"
     assert "LEAKED test_it.py::test_leaks" in output and "KeyboardInterrupt" in output
+
+
+def test_long_judging_shows_on_a_terminal(project):
+    project.write(
+        """
+        import time, zoo
+        def test_clean(): pass
+        def test_long():
+            time.sleep(0.1)
+            zoo.leak_malloc()
+        """
+    )
+    ours, its = pty.openpty()
+    process = subprocess.Popen([sys.executable, *project.command("--leaks", str(project.folder))], stdout=its, env=project.environment())
+    os.close(its)
+    output = b""
+    with contextlib.suppress(OSError):  # How a terminal says that nobody writes to it any more.
+        while part := os.read(ours, 4096):
+            output += part
+    assert process.wait(60) == 1
+    notes = re.findall(rb"\x1b7  judging: (\d+) rounds, (\d+) s\x1b\[K\x1b8", output)
+    assert 1 <= len(notes) <= 10 and int(notes[0][0]) >= 10 and int(notes[0][1]) >= 2, output
+    assert b"1 leaked" in output
 
 
 def test_nothing_runs_where_nothing_is_asked_to_run(project):
