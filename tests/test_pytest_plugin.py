@@ -99,18 +99,14 @@ def test_exactly_the_leaking_tests_fail_and_name_the_line(project, arguments):
             # Below a thread of native code and behind an object there is more than the marked line.
             if wanted not in ("leak_pool", "leak_dict"):
                 assert wanted in (frame["source"] or ""), finding
-
-
-def test_what_many_tests_reach_is_one_finding(project):
-    run = demo(project)
+    # What many tests reach is one finding.
     (header,) = [finding for finding in run["findings"] if finding["stack"][0]["function"] == "copy_field"]
     assert len(header["tests"]) == 5
     assert run["text"].count("LEAKED") == len(run["findings"])
 
 
 def test_repeated_runs_agree(project):
-    first = verdicts(demo(project))
-    assert all(verdicts(demo(project)) == first for _ in range(2))
+    assert verdicts(demo(project)) == verdicts(demo(project))
 
 
 def test_growth_at_a_known_place_is_confirmed_early(project):
@@ -140,13 +136,13 @@ def test_report_stays_short(project):
     project.write(
         """
         import ctypes, pytest, zoo
-        @pytest.mark.parametrize("number", range(300))
+        @pytest.mark.parametrize("number", range(120))
         def test_same(number): zoo.leak_malloc()
         """
         + "".join(f"\n        def test_{number}(): zoo.leak_strdup(); list(range({number}))" for number in range(20))
     )
     run = project.leaks(status=1)
-    assert "in 300 tests: test_it.py::test_same[0], test_it.py::test_same[1], test_it.py::test_same[2] … and 297 more" in run["text"]
+    assert "in 120 tests: test_it.py::test_same[0], test_it.py::test_same[1], test_it.py::test_same[2] … and 117 more" in run["text"]
     section = run["text"].split("= leaks =")[1]
     assert len(section.splitlines()) < 60
 
