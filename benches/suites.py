@@ -28,7 +28,7 @@ import packages  # noqa: E402
 import support  # noqa: E402
 
 FOLDER = ROOT / "build" / "suites"
-#: Leaks that were looked into, with what they are. Native frames without names make them a wheel's own.
+#: Leaks that were looked into, with what they are.
 BASELINES = Path(__file__).resolve().parent / "baselines"
 INTERPRETERS = ("3.11", "3.13")
 #: The median of the ratios over all suites.
@@ -121,7 +121,7 @@ def run(suite: Suite, version: str, package: Path, limit: float) -> Row:
     # A wheel says itself that it has a plugin.
     plugin = [] if list(package.glob("leaktight-*.dist-info")) else ["-p", "leaktight.pytest_plugin"]
     leaks = [*plugin, "--leaks", "--leaks-json", str(results), "--leaks-time-budget", str(limit)]
-    baseline = BASELINES / f"{suite.name}-{version}.toml"
+    baseline = BASELINES / f"{suite.name}.toml"
     if baseline.exists():
         leaks += ["--leaks-baseline", str(baseline)]
     before = _seconds(command, folder, limit)

@@ -3,6 +3,7 @@
 ``options``   what was asked for, on the command line, in the ini file and by markers
 ``rounds``    runs one test again and again, each time from set-up to teardown
 ``fixtures``  counts what fixtures of function scope allocate
+``progress``  says on a terminal that a test takes long
 ``judge``     runs each test once as always, then judges it
 ``results``   what was found, grouped by the place that leaks
 ``baseline``  leaks that are known

@@ -12,6 +12,7 @@ import pytest
 from _pytest.runner import CallInfo
 
 from leaktight import CheckError, _core
+from leaktight._pytest import progress
 from leaktight._pytest.baseline import Baseline
 from leaktight._pytest.objects import objects_of
 from leaktight._pytest.options import Options
@@ -134,7 +135,7 @@ class Judge:
                 return Result.not_judged(item, "the time budget of the run was used up", plain)
         self.repeating = True
         try:
-            with rounds(item) as run:
+            with rounds(item) as silent, progress.shown(item.config, silent) as run:
                 result = None
                 if self.growing and options.period == 1:
                     result = self._check(item, run, options, plain, budget, CONFIRMED_AGAIN_AFTER)
