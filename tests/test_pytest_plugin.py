@@ -285,6 +285,25 @@ def test_class_gets_an_instance_per_round(project):
     assert verdicts(project.leaks()) == {"TestIt::test_it": "clean"}
 
 
+def test_references_to_what_modules_name(project):
+    project.write(
+        """
+        import zoo_refs
+        KEY, KEPT = "time" + str(1), []
+        def test_leaks(): zoo_refs.leak_passed(KEY)
+        def test_keeps_and_drops():
+            KEPT.append(KEY)
+            KEPT.clear()
+        def test_type(): zoo_refs.leak_module_type()
+        """
+    )
+    run = project.leaks(status=1)
+    assert verdicts(run)["test_leaks"] == "leak" and verdicts(run)["test_keeps_and_drops"] == "clean"
+    found = {finding["kind"]: finding for finding in run["findings"] if finding["severity"] == "error"}
+    assert "`KEY` of module `test_it`" in found["reference"]["message"], run["text"]
+    assert "warning: every run adds 1 reference to the type `zoo_refs.Session`" in run["text"]
+
+
 def test_fixtures_of_pytest_behave(project):
     project.write(
         """

@@ -48,6 +48,38 @@ def test_published_packages(python):
         assert found == ([("reference", type_name, 1.0)] if there else []), done.stdout
 
 
+def test_what_the_exit_status_fails_on():
+    def status(statement, *options):
+        return support.leaktight(PYTHONS[0], "check", *options, "-s", "import zoo_refs; KEY = 'time' + str(1)", statement).returncode
+
+    assert status("zoo_refs.leak_module_type()") == 1
+    assert status("zoo_refs.leak_module_type()", "--fail-on=error") == 0
+    assert status("zoo_refs.leak_passed(KEY)", "--fail-on=error") == 1
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_call_that_looks_at_counts_is_judged_without_them(python):
+    setup = "import sys, zoo; rows = [object()]"
+    statement = "assert sys.getrefcount(rows[0]) < 100; zoo.leak_malloc()"
+    report = json.loads(support.leaktight(python, "check", "--json", "-s", setup, statement).stdout)
+    assert [finding["kind"] for finding in report["findings"]] == ["memory"]
+    assert report["objects"] == 0 and any("the call fails while" in spot for spot in report["blind_spots"]), report
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_second_check_finds_the_same(python):
+    script = """
+import leaktight, zoo_refs
+key, rows = "time" + str(1), [["row"]]
+for function, argument in ((zoo_refs.leak_passed, key), (zoo_refs.release_stolen, rows[0])):
+    first, second = (leaktight.check(function, argument) for _ in range(2))
+    assert first.reason == second.reason and first.verdict == "leak", (first.reason, second.reason)
+assert rows == [["row"]]
+"""
+    done = support.run(python, ["-c", script], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stderr
+
+
 def complaint(case, report, version):
     """What is wrong with a report on a case; empty when nothing is."""
     control, verdict = report["control"], report["verdict"]

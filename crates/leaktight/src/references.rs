@@ -13,6 +13,8 @@ use crate::words::words;
 /// So many objects are looked at closely at a time, those that moved most.
 const MOST_SUSPECTS: usize = 64;
 
+const IMMORTAL: &str = "leaked references to objects that this interpreter never frees (None, small integers, its own types); they do no harm";
+
 /// Follows the counts of all objects that can be found.
 #[derive(Default)]
 pub(crate) struct References {
@@ -65,6 +67,7 @@ impl References {
         // SAFETY: a subject that says it is Python's holds the GIL.
         match unsafe { Runtime::find() } {
             Ok(runtime) => {
+                references.blind_spot = runtime.has_immortal_objects().then(|| IMMORTAL.to_owned());
                 references.held = Some(Held::new(runtime));
                 match subject.chosen_objects() {
                     Some(chosen) => references.add_only(&chosen, subject),

@@ -104,6 +104,11 @@ impl Runtime {
         }
     }
 
+    /// Whether some objects are immortal, so that references to them cannot be counted (PEP 683).
+    pub fn has_immortal_objects(&self) -> bool {
+        self.half_counts
+    }
+
     /// Compares what is read with what the API says of it.
     unsafe fn is_as_expected(&self, minor: u32) -> Result<bool, Unknown> {
         const TP_TRAVERSE: c_int = 71;
