@@ -24,7 +24,11 @@ pub struct Held {
     objects: MappedVec<Object>,
     /// Containers that are immortal: not counted, but what they hold is.
     immortal: MappedVec<Address>,
+    /// All that refer to others.
+    containers: MappedVec<Address>,
     types: AddressSet,
+    /// Most objects have the type of the one before.
+    last_type: Address,
     /// What was released too often, and how often.
     released: Vec<(Address, i64)>,
     out_of_memory: bool,
@@ -46,7 +50,9 @@ impl Held {
             runtime,
             objects: MappedVec::new(),
             immortal: MappedVec::new(),
+            containers: MappedVec::new(),
             types: AddressSet::new(),
+            last_type: 0,
             released: Vec::new(),
             out_of_memory: false,
         }
@@ -63,6 +69,7 @@ impl Held {
     ///
     /// All of them are live objects, `alone` is true, and the GIL is held.
     pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize], alone: bool) -> std::io::Result<()> {
+        let (known, followed) = (self.objects.len(), self.immortal.len());
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
             for object in tracked.iter().chain(named) {
@@ -70,11 +77,14 @@ impl Held {
                     self.immortal.push(*object).map_err(std::io::Error::other)?;
                 }
             }
-            for at in 0..self.immortal.len() {
+            // What was known before may refer to new objects by now.
+            for at in 0..self.containers.len() {
+                self.visit_all(self.containers[at]);
+            }
+            for at in followed..self.immortal.len() {
                 self.follow(self.immortal[at]);
             }
-            // What was known before may refer to new objects by now.
-            self.follow_from(0);
+            self.follow_from(known);
             let from = self.objects.len();
             let found = static_data::objects(&self.runtime, &self.types, alone)?;
             for object in found.iter() {
@@ -139,6 +149,25 @@ impl Held {
 
     /// Holds what `object` refers to, and its type.
     unsafe fn follow(&mut self, object: Address) {
+        // SAFETY: alive, by the caller's promise.
+        unsafe {
+            let of = type_of(object);
+            if of != std::mem::replace(&mut self.last_type, of) {
+                self.hold(of);
+                self.out_of_memory |= self.types.insert(of).is_err();
+            }
+            if self.runtime.is_type(object) {
+                self.out_of_memory |= self.types.insert(object).is_err();
+            }
+            if self.runtime.has_references(object) {
+                self.out_of_memory |= self.containers.push(object).is_err();
+                self.visit_all(object);
+            }
+        }
+    }
+
+    /// Holds what `object` refers to.
+    unsafe fn visit_all(&mut self, object: Address) {
         unsafe extern "C" fn visit(object: *mut c_void, held: *mut c_void) -> c_int {
             // SAFETY: the argument that is passed below, and an object that a live one refers to.
             unsafe { (*held.cast::<Held>()).hold(object as Address) };
@@ -146,14 +175,7 @@ impl Held {
         }
         let runtime = self.runtime;
         // SAFETY: alive, by the caller's promise; `visit` takes a `Held`, which nobody else uses meanwhile.
-        unsafe {
-            self.hold(type_of(object));
-            self.out_of_memory |= self.types.insert(type_of(object)).is_err();
-            if runtime.is_type(object) {
-                self.out_of_memory |= self.types.insert(object).is_err();
-            }
-            runtime.traverse(object, visit, (&raw mut *self).cast());
-        }
+        unsafe { runtime.traverse(object, visit, (&raw mut *self).cast()) };
     }
 
     /// Takes the counts as they are now for those to compare with.

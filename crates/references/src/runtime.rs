@@ -249,6 +249,16 @@ impl Runtime {
         }
     }
 
+    /// Whether [`Runtime::traverse`] has anything to tell of this object.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn has_references(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { type_of(object) == self.code_type || self.is_container(object) }
+    }
+
     /// Whether this object owns a reference to its type without telling the collector: instances of heap types
     /// that the collector does not look after.
     ///
