@@ -62,7 +62,8 @@ class GCDebugger:
         if issubclass(kind, dict):
             return all(self._is_transient(part, seen) for pair in obj.items() for part in pair)
         if issubclass(kind, (list, tuple, set, frozenset)):
-            return all(self._is_transient(part, seen) for part in obj)
+            # Not by iterating: entries that C code has not filled yet are NULL.
+            return all(self._is_transient(part, seen) for part in gc.get_referents(obj))
         return False
 
     def leaked_objects(self) -> list[Any]:
