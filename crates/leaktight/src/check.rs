@@ -198,9 +198,10 @@ impl Check {
             python: subject.is_python(),
             files: self.checks.files,
         };
+        let own_only = options.threads == Threads::Own;
         hooks::unwatched(|| {
             let session = Session::start(options, busy)?;
-            run::run(self, session, subject)
+            run::run(self, own_only, session, subject)
         })
     }
 }

@@ -50,7 +50,12 @@ struct Run<'a, S> {
     blind_spots: Vec<String>,
 }
 
-pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) -> Result<Report, Error<S::Error>> {
+pub(crate) fn run<S: Subject>(
+    check: &Check,
+    own_only: bool,
+    session: Session,
+    subject: &mut S,
+) -> Result<Report, Error<S::Error>> {
     let budget = Budget::start(check.time, check.bytes);
     let mut rules = check.rules;
     rules.max_calls = rules.max_calls.min(LAST_CALL);
@@ -61,7 +66,7 @@ pub(crate) fn run<S: Subject>(check: &Check, session: Session, subject: &mut S) 
         budget,
         sites: Sites::default(),
         checks: check.checks,
-        resources: Resources::new(check.checks),
+        resources: Resources::new(check.checks, own_only),
         references: References::default(),
         control: Control::default(),
         touched: Touched::default(),

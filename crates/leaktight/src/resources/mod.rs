@@ -50,6 +50,8 @@ impl Thing {
 /// Follows what exists from call to call.
 pub(crate) struct Resources {
     checks: Checks,
+    /// Other threads of the process may do something else meanwhile: what nobody saw the calls make is theirs.
+    own_only: bool,
     /// Those that calls left behind so far.
     known: BTreeMap<Thing, Mark>,
     /// Those from before the first judged call.
@@ -63,9 +65,10 @@ pub(crate) struct Resources {
 
 impl Resources {
     /// To be called before the first call.
-    pub(crate) fn new(checks: Checks) -> Resources {
+    pub(crate) fn new(checks: Checks, own_only: bool) -> Resources {
         Resources {
             checks,
+            own_only,
             known: BTreeMap::new(),
             from_before: BTreeMap::new(),
             looked_at: 0,
@@ -130,6 +133,9 @@ impl Resources {
                 .partition(|(_, mark)| mark.as_ref().is_some_and(is_recent));
             self.known
                 .extend(seen.into_iter().filter_map(|(thing, mark)| Some((thing, mark?))));
+            if self.own_only && matches!(kind, Kind::Fd | Kind::Thread) {
+                continue;
+            }
             // Nobody saw who made these: they are spread over the calls since the last look.
             let (count, calls) = (unseen.len() as u64, u64::from(call - since));
             for (at, (thing, _)) in (1u64..).zip(unseen) {
