@@ -360,6 +360,7 @@ def test_leaks_of_fixtures_are_found_and_labelled(project):
         def by_name(request, tmp_path, monkeypatch, caplog, capsys):
             monkeypatch.setattr(pytest, "x", 1, raising=False)
             request.addfinalizer(lambda: None)
+            request.applymarker(pytest.mark.filterwarnings("default"))
             return request.getfixturevalue("module")
         class TestIt:
             @pytest.fixture

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import os
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any, Callable, Optional
@@ -37,11 +38,12 @@ def counted(item: pytest.Function) -> Iterator[None]:
 
 def name_of(item: pytest.Item, stack: list[dict[str, Any]]) -> Optional[str]:
     """The fixture whose function is in the stack."""
-    frames = {(frame.get("file"), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
+    # A frame's file may be given relative to the current folder.
+    frames = {(os.path.abspath(frame.get("file") or ""), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
     definitions = item.session._fixturemanager._arg2fixturedefs.values()
     for definition in (definition for same in definitions for definition in same if definition.scope == "function"):
         code = getattr(inspect.unwrap(definition.func), "__code__", None)
-        if isinstance(code, CodeType) and (code.co_filename, code.co_name) in frames:
+        if isinstance(code, CodeType) and (os.path.abspath(code.co_filename), code.co_name) in frames:
             return definition.argname
     return None
 

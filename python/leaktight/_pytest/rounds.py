@@ -26,7 +26,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
 
     :raises NotRepeatable: (the function) when the round fails or skips, or traces memory itself.
     """
-    sections, properties = len(item._report_sections), len(item.user_properties)
+    sections, properties, markers = len(item._report_sections), len(item.user_properties), len(item.own_markers)
     # An instance per round, as pytest makes one for each test.
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
     # All of them: a test can ask for any by name while it runs.
@@ -42,6 +42,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
             reports = runtestprotocol(item, log=False, nextitem=cast(Any, item.parent))
         del item._report_sections[sections:]
         del item.user_properties[properties:]
+        del item.own_markers[markers:]  # Those that `request.applymarker` has added.
         _forget_finished_fixtures(wide)
         if tracing:
             raise NotRepeatable("starts tracemalloc, whose own memory cannot be told from the test's")
