@@ -67,7 +67,7 @@ impl Held {
     ///
     /// # Safety
     ///
-    /// All of them are live objects, `alone` is true, and the GIL is held.
+    /// All of them are live objects, `alone` says what is so, and the GIL is held.
     pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize], alone: bool) -> std::io::Result<()> {
         let (known, followed) = (self.objects.len(), self.immortal.len());
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.

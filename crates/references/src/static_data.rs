@@ -19,7 +19,7 @@ use crate::runtime::{Address, Runtime};
 ///
 /// # Safety
 ///
-/// The types are alive, the GIL is held, and `alone` is true.
+/// The types are alive, the GIL is held, and `alone` says what is so.
 pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, alone: bool) -> Result<AddressSet> {
     let memory = Memory::of_process(alone)?;
     let mut found = AddressSet::new();
