@@ -144,7 +144,11 @@ pub unsafe fn put_in(detours: &[Detour]) -> Result<(), Refusal> {
         .iter()
         .map(|detour| (detour.entry + 1, detour.entry + JUMP))
         .collect();
-    change(detours, |detour| detour.patched, |store| others::away_from(&between, store))
+    change(
+        detours,
+        |detour| detour.patched,
+        |store| others::away_from(&between, store),
+    )
 }
 
 /// Takes those out that are still in. Whoever is in a hook stays there until it returns.
@@ -159,10 +163,14 @@ pub unsafe fn take_out(detours: &[Detour]) -> Result<(), Refusal> {
         .copied()
         .collect();
     // The jump is one instruction: nobody is between.
-    change(&still_in, |detour| detour.original, |store| {
-        store();
-        Ok(())
-    })
+    change(
+        &still_in,
+        |detour| detour.original,
+        |store| {
+            store();
+            Ok(())
+        },
+    )
 }
 
 fn change(
@@ -183,7 +191,9 @@ fn change(
             _ => Err(Refusal::System(std::io::Error::last_os_error())),
         }
     };
-    let opened = pages.iter().try_for_each(|page| protect(*page, EXECUTED | libc::PROT_WRITE));
+    let opened = pages
+        .iter()
+        .try_for_each(|page| protect(*page, EXECUTED | libc::PROT_WRITE));
     let result = opened.and_then(|()| {
         when(&mut || {
             for detour in detours {

@@ -21,7 +21,10 @@ impl Page {
         let base = address & !(LEN - 1);
         let places = (1..REACH / STEP).flat_map(|step| [base.checked_sub(step * STEP), base.checked_add(step * STEP)]);
         for place in places.flatten() {
-            let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            let (prot, flags) = (
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            );
             // SAFETY: a new mapping that replaces none. By system call, since `mmap` itself may be detoured.
             let got = unsafe { libc::syscall(libc::SYS_mmap, place, LEN, prot, flags | NOREPLACE, -1, 0usize) };
             let start = got as usize;

@@ -1,6 +1,8 @@
 //! Moving the first instructions of a function.
 
-use iced_x86::{BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock};
+use iced_x86::{
+    BlockEncoder, BlockEncoderOptions, Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionBlock,
+};
 
 use crate::entry::{Function, JUMP, Refusal};
 

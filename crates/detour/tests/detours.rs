@@ -101,7 +101,10 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
         }
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let time = libc::timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+                let time = libc::timespec {
+                    tv_sec: 0,
+                    tv_nsec: 50_000_000,
+                };
                 // SAFETY: waits; a signal would end it early.
                 let ended = unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
                 interrupted.fetch_or(ended != 0, Ordering::Relaxed);
@@ -117,13 +120,24 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
         stop.store(true, Ordering::Relaxed);
     });
     assert!(calls.load(Ordering::Relaxed) > 0);
-    assert!(!interrupted.load(Ordering::Relaxed), "a thread that sleeps was disturbed");
+    assert!(
+        !interrupted.load(Ordering::Relaxed),
+        "a thread that sleeps was disturbed"
+    );
 }
 
 #[test]
 fn what_is_no_whole_function_is_refused() {
     let _one = ONE.lock();
     // SAFETY: nothing is put in.
-    let made = unsafe { prepare(&[(Function { start: SEEN.as_ptr() as usize | 4, len: 8 }, 1)]) };
+    let made = unsafe {
+        prepare(&[(
+            Function {
+                start: SEEN.as_ptr() as usize | 4,
+                len: 8,
+            },
+            1,
+        )])
+    };
     assert!(matches!(made[0], Err(Refusal::Shape("its entry is not aligned"))));
 }

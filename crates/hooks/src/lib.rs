@@ -11,6 +11,7 @@
 //! were in its slot goes on working after [`stop`], and just passes through.
 
 mod descriptors;
+mod entries;
 mod followed;
 mod mapping;
 mod marks;
@@ -22,12 +23,13 @@ mod state;
 mod thread;
 mod threads;
 
+pub use entries::not_at_entry;
 pub use followed::{follow, was_freed};
 pub use marks::{Mark, opened, retain_created_files};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
-    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, is_tracked, keep_hooks,
-    leave_call, live_blocks, overflowed, patch_new_objects, patched, start, stop, totals, unwatched, watched,
-    with_stacks,
+    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, freed_memory, is_tracked,
+    keep_hooks, leave_call, live_blocks, overflowed, patch_new_objects, patched, start, stop, totals, unwatched,
+    watched, with_stacks,
 };
 pub use threads::{StartedThread, started_threads, threads_under_way};

@@ -41,7 +41,7 @@ pub struct Options {
 pub enum Error {
     /// No loaded object defines this function, as in a statically linked program.
     NotDynamic(&'static std::ffi::CStr),
-    /// No relocation slot of any object could be patched.
+    /// No function could be stood in front of, at its entry or in a relocation slot of any object.
     NothingPatched,
 }
 
@@ -53,9 +53,9 @@ impl std::fmt::Display for Error {
                 "no loaded object defines `{}`, so allocations cannot be seen; is the program linked statically?",
                 name.to_string_lossy()
             ),
-            Error::NothingPatched => {
-                f.write_str("no call of malloc or free goes through a relocation slot, so allocations cannot be seen")
-            }
+            Error::NothingPatched => f.write_str(
+                "neither malloc itself nor a call of it can be stood in front of, so allocations cannot be seen",
+            ),
         }
     }
 }
@@ -73,12 +73,22 @@ static CALL: AtomicU32 = AtomicU32::new(0);
 /// The last call that was entered, also while none runs.
 static LATEST_CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
+/// Blocks that were freed while stacks are on, at addresses that have not been given out again; and, marked as
+/// foreign, blocks in use that are not noted.
+static FREED: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
 /// A `fn(Frames) -> u32`, or 0.
 static CAPTURE: AtomicUsize = AtomicUsize::new(0);
 static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
-static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount { objects: 0, slots: 0 }, (0, 0)));
+static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((
+    PatchCount {
+        entries: 0,
+        objects: 0,
+        slots: 0,
+    },
+    (0, 0),
+));
 /// `fn()`s, or 0: called before and after a module is unloaded.
 static AROUND_UNLOADING: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -105,6 +115,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     OVERFLOWED.store(false, Ordering::Relaxed);
     let session = LAST_SESSION.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
     LIVE.open(session);
+    FREED.open(session);
     MAPPED.lock().open(session);
     enter_call(0);
     forget_threads();
@@ -114,8 +125,9 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
     // Hooks of an earlier session may have stayed in place.
     patch_new_objects();
-    if patched().slots == 0 {
+    if patched() == PatchCount::default() {
         LIVE.close();
+        FREED.close();
         return Err(Error::NothingPatched);
     }
     if options.python {
@@ -139,6 +151,7 @@ pub unsafe fn stop() {
             return;
         }
         LIVE.close();
+        FREED.close();
         MAPPED.lock().open(0);
     }
     if !KEEP.load(Ordering::Relaxed) {
@@ -155,7 +168,7 @@ pub unsafe fn stop() {
 /// No session runs. If one ran with [`Options::python`], the caller holds the GIL.
 pub unsafe fn keep_hooks(keep: bool) {
     KEEP.store(keep, Ordering::Relaxed);
-    if !keep && patched().slots > 0 {
+    if !keep && patched() != PatchCount::default() {
         // SAFETY: the caller says so.
         unsafe { take_out() };
     }
@@ -291,6 +304,27 @@ pub fn live_blocks() -> MappedVec<Block> {
     all
 }
 
+/// Memory that is free, as start and length in bytes: what it holds is dead. Only blocks that were freed since stacks
+/// were turned on; a part may have been given out again to a live block.
+pub fn freed_memory() -> MappedVec<(usize, usize)> {
+    let (mut freed, mut in_use) = (MappedVec::new(), MappedVec::new());
+    FREED.for_each(|block| {
+        let list = if block.foreign { &mut in_use } else { &mut freed };
+        // Without memory for it, it counts as in use.
+        let _ = list.push((block.address, block.size));
+    });
+    in_use.sort_unstable();
+    let mut all = MappedVec::new();
+    for (start, len) in freed.iter().copied() {
+        let next = in_use.partition_point(|(used, used_len): &(usize, usize)| used + used_len <= start);
+        if in_use.get(next).is_none_or(|(used, _)| *used >= start + len) {
+            let _ = all.push((start, len));
+        }
+    }
+    all.sort_unstable();
+    all
+}
+
 /// Whether a block that was allocated since [`start`] lives at this address.
 pub fn is_tracked(address: usize) -> bool {
     LIVE.contains(address)
@@ -373,6 +407,7 @@ fn handle_forks() {
             marks::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
+            FREED.unlock_after_fork();
         }
     }
     // SAFETY: the handler only touches atomics and the locks above.
@@ -434,27 +469,74 @@ impl Watch {
     /// Notes a new block; a null pointer is a failed allocation and no block.
     #[inline(always)]
     pub(crate) fn born(&self, address: usize, size: usize, family: Family) {
-        if address != 0
-            && let Some(block) = self.block(address, size, family)
-        {
+        if address == 0 {
+            return;
+        }
+        let block = self.block(address, size, family);
+        if self.state & STACKS != 0 {
+            self.given_out(address, size, family, block.is_some());
+        }
+        if let Some(block) = block {
             LIVE.insert(self.session(), &block);
+        }
+    }
+
+    /// The memory at `address` is in use again.
+    #[cold]
+    fn given_out(&self, address: usize, size: usize, family: Family, noted: bool) {
+        FREED.remove(address);
+        // The tracker's own blocks hold no pointer of the program's.
+        if !noted && self.guard_before == 0 {
+            let block = Block {
+                address,
+                size,
+                birth: 0,
+                stack: 0,
+                family,
+                foreign: true,
+            };
+            FREED.insert(self.session(), &block);
         }
     }
 
     /// Notes that a block is about to be freed; returns it when it was noted before.
     #[inline(always)]
     pub(crate) fn died(&self, address: usize) -> Option<Block> {
-        LIVE.remove(address)
+        let block = LIVE.remove(address);
+        if self.state & STACKS != 0 {
+            self.taken_back(address, block.as_ref());
+        }
+        block
+    }
+
+    #[cold]
+    fn taken_back(&self, address: usize, block: Option<&Block>) {
+        /// Larger ones may go back to the kernel, which gives their addresses to anybody (mallopt(3),
+        /// `M_MMAP_THRESHOLD`).
+        const MOST: usize = 128 << 10;
+        match block {
+            Some(block) if block.size < MOST => {
+                let block = Block {
+                    foreign: false,
+                    ..*block
+                };
+                FREED.insert(self.session(), &block);
+            }
+            _ => {
+                FREED.remove(address);
+            }
+        }
     }
 
     /// Brings a block back whose realloc failed.
     #[cold]
     pub(crate) fn back(&self, block: &Block) {
+        FREED.remove(block.address);
         LIVE.insert(self.session(), block);
     }
 
-    pub(crate) fn mapped(&self, start: usize, len: usize) {
-        if let Some(block) = self.block(start, len, Family::Mmap) {
+    pub(crate) fn mapped(&self, start: usize, len: usize, family: Family) {
+        if let Some(block) = self.block(start, len, family) {
             self.mapping_back(&block);
         }
     }
@@ -463,6 +545,10 @@ impl Watch {
         let result = MAPPED.lock().remove(start, len);
         OVERFLOWED.fetch_or(result.is_err(), Ordering::Relaxed);
         result.ok().flatten()
+    }
+
+    pub(crate) fn mapped_len(&self, start: usize) -> Option<usize> {
+        MAPPED.lock().len_of(start)
     }
 
     pub(crate) fn mapping_back(&self, block: &Block) {

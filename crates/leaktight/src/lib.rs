@@ -23,14 +23,12 @@ mod check;
 mod checks;
 mod control;
 mod findings;
-mod maps;
 mod origin;
 mod reach;
 mod references;
-mod resident;
 mod resources;
-mod roots;
 mod run;
+mod scan;
 mod session;
 mod sites;
 mod subject;
@@ -42,6 +40,7 @@ pub use checks::Checks;
 pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family, MappedVec};
+pub use leaktight_memory::own_thread;
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
 };

@@ -6,7 +6,6 @@ use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severi
 use leaktight_verdict::Rate;
 use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
 
-use crate::maps;
 use crate::subject::Subject;
 use crate::words::words;
 
@@ -96,7 +95,7 @@ impl References {
         let Some(held) = &mut self.held else { return };
         let tracked = subject.tracked_objects(all);
         // SAFETY: live objects of the subject's, and the GIL is held.
-        if let Err(why) = unsafe { held.add(&tracked, &subject.named_objects(), maps::is_alone()) } {
+        if let Err(why) = unsafe { held.add(&tracked, &subject.named_objects()) } {
             self.give_up(&why.to_string());
         }
     }

@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
+use leaktight_memory::has_other_threads;
 use leaktight_report::{Control, Look, Report};
 use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site};
 
@@ -12,7 +14,6 @@ use crate::check::{Check, Error};
 use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
-use crate::maps::{has_address_sanitizer, has_other_threads};
 use crate::reach::Reach;
 use crate::references::References;
 use crate::resources::Resources;
@@ -425,4 +426,11 @@ impl<S: Subject> Run<'_, S> {
             .map(|site| site.id)
             .collect()
     }
+}
+
+/// Its shadow memory becomes resident as the program allocates.
+fn has_address_sanitizer() -> bool {
+    let mut found = false;
+    loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
+    found
 }

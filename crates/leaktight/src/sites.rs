@@ -69,7 +69,7 @@ impl Survey {
             calls: u64::from(calls),
             blocks: self.blocks.len() as u64,
             bytes: bytes(&|_| true),
-            mapped: bytes(&|family| family == Family::Mmap),
+            mapped: bytes(&|family| family.is_mapping()),
         }
     }
 

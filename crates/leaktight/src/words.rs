@@ -1,13 +1,9 @@
 //! How many words of memory could be a reference to an object.
 
-use leaktight_liveset::MappedVec;
-
-use crate::maps::{OwnMemory, writable_mappings};
-use crate::roots::roots;
+use crate::scan::{WORD, each_piece, word_at};
 
 /// Some languages keep flags in the low bits of a reference.
 const TAGS: usize = 7;
-const CHUNK: usize = 1 << 18;
 
 /// The number of words that hold the address of each object, with any tag.
 ///
@@ -22,23 +18,17 @@ pub(crate) fn words(objects: &[usize]) -> std::io::Result<Vec<i64>> {
     };
     let span = highest - lowest + TAGS;
     let mut found = vec![0; sorted.len()];
-    let memory = OwnMemory::open()?;
-    let mut buffer = MappedVec::zeroed(CHUNK).map_err(std::io::Error::other)?;
-    roots(&writable_mappings()?, &mut |run| {
-        for from in (run.start.next_multiple_of(8)..run.end).step_by(CHUNK) {
-            let len = (run.end - from).min(CHUNK);
-            memory.with_mapped(from, &mut buffer[..len], |bytes| {
-                for word in bytes.chunks_exact(8) {
-                    let value = usize::from_ne_bytes(word.try_into().unwrap_or_default());
-                    if value.wrapping_sub(*lowest) <= span
-                        && let Ok(at) = sorted.binary_search(&(value & !TAGS))
-                    {
-                        found[at] += 1;
-                    }
-                }
-            });
+    each_piece(|bytes, _| {
+        for word in bytes.chunks_exact(WORD) {
+            let value = word_at(word);
+            if value.wrapping_sub(*lowest) <= span
+                && let Ok(at) = sorted.binary_search(&(value & !TAGS))
+            {
+                found[at] += 1;
+            }
         }
-    });
+        Ok(())
+    })?;
     // The copy of the addresses above, and the caller's own, are counted each time alike.
     let of = |object: &usize| sorted.binary_search(object).map_or(0, |at| found[at]);
     Ok(objects.iter().map(of).collect())

@@ -15,6 +15,8 @@ pub struct Mapping {
     pub readable: bool,
     /// It may be written.
     pub writable: bool,
+    /// It may be executed.
+    pub executable: bool,
     /// What is written to it, others see.
     pub shared: bool,
     /// Where in the file it starts, in bytes.
@@ -68,12 +70,15 @@ impl Mapping {
         let (major, minor) = words.next()?.split_once(':')?;
         let device = u64::from_str_radix(major, 16).ok()? << 32 | u64::from_str_radix(minor, 16).ok()?;
         let inode = words.next()?.parse().ok()?;
-        let [read, write, _, share] = *rights else { return None };
+        let [read, write, execute, share] = *rights else {
+            return None;
+        };
         let mapping = Mapping {
             start: usize::from_str_radix(start, 16).ok()?,
             end: usize::from_str_radix(end, 16).ok()?,
             readable: read == b'r',
             writable: write == b'w',
+            executable: execute == b'x',
             shared: share == b's',
             offset,
             file: (device, inode),
@@ -178,7 +183,10 @@ struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        Lines { head: [0; HEAD], len: 0 }
+        Lines {
+            head: [0; HEAD],
+            len: 0,
+        }
     }
 }
 
@@ -221,9 +229,19 @@ mod tests {
             ("/dev/shm/psm_1", Kind::File),
             ("/memfd:x (deleted)", Kind::File),
         ] {
-            assert_eq!(kind(&format!("1000-2000 rw-p 00000000 00:00 0    {name}")), Some(expected));
+            assert_eq!(
+                kind(&format!("1000-2000 rw-p 00000000 00:00 0    {name}")),
+                Some(expected)
+            );
         }
-        for line in ["", "1000-2000", "zz-1 rw-p 0 0:0 0", "2000-1000 rw-p 0 0:0 0", "1000 rw-p 0 0:0 0", "1-2 rw 0 0:0 0"] {
+        for line in [
+            "",
+            "1000-2000",
+            "zz-1 rw-p 0 0:0 0",
+            "2000-1000 rw-p 0 0:0 0",
+            "1000 rw-p 0 0:0 0",
+            "1-2 rw 0 0:0 0",
+        ] {
             assert_eq!(read(line), None, "{line:?}");
         }
     }
@@ -245,7 +263,10 @@ mod tests {
     #[test]
     fn a_long_name_does_not_hide_the_next_line() {
         let mut lines = Lines::default();
-        let text = format!("1000-2000 rw-p 00000000 00:00 1 /{}\n3000-4000 r--p 00000000 00:00 0 \n", "x".repeat(5000));
+        let text = format!(
+            "1000-2000 rw-p 00000000 00:00 1 /{}\n3000-4000 r--p 00000000 00:00 0 \n",
+            "x".repeat(5000)
+        );
         let mut found = Vec::new();
         for byte in text.bytes() {
             found.extend(lines.feed(byte).and_then(Mapping::parse).map(|mapping| mapping.start));

@@ -202,7 +202,10 @@ mod tests {
         let known = Pages::open();
         for which in [Which::Resident, Which::Changed] {
             assert_eq!(pages(|each| known.each(which, mapping.clone(), each)), expected);
-            assert_eq!(pages(|each| known.read(which, mapping.clone(), each).unwrap()), expected);
+            assert_eq!(
+                pages(|each| known.read(which, mapping.clone(), each).unwrap()),
+                expected
+            );
         }
         assert_eq!(known.resident(mapping.clone()), expected.len() as u64 * 4096);
         let unknown = Pages { pagemap: None, ..known };
@@ -215,7 +218,12 @@ mod tests {
     fn of_a_file_only_what_was_written_has_changed() {
         use std::io::Write;
         let path = std::env::temp_dir().join(format!("leaktight-pages-{}", std::process::id()));
-        let mut file = File::options().create_new(true).read(true).write(true).open(&path).unwrap();
+        let mut file = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         file.write_all(&[1; 4 * 4096]).unwrap();
         // SAFETY: a private mapping of a file of its own, read and written within its length.
@@ -230,7 +238,10 @@ mod tests {
             let known = Pages::open();
             let expected = [range.start + 4096];
             assert_eq!(pages(|each| known.each(Which::Changed, range.clone(), each)), expected);
-            assert_eq!(pages(|each| known.read(Which::Changed, range.clone(), each).unwrap()), expected);
+            assert_eq!(
+                pages(|each| known.read(Which::Changed, range.clone(), each).unwrap()),
+                expected
+            );
             assert_eq!(pages(|each| known.each(Which::Resident, range.clone(), each)).len(), 4);
             libc::munmap(start, 4 * 4096);
         }

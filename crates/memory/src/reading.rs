@@ -27,7 +27,11 @@ impl Memory {
             let way = Memory { file: None };
             way.transfer(&[(&raw const word as usize, 8)], &mut copy) == 8 && copy == word.to_ne_bytes()
         });
-        let file = if served { None } else { Some(File::open("/proc/self/mem")?) };
+        let file = if served {
+            None
+        } else {
+            Some(File::open("/proc/self/mem")?)
+        };
         Ok(Memory { file })
     }
 
@@ -47,18 +51,20 @@ impl Memory {
         }
     }
 
-    /// The word at `address`; 0 if it cannot be read.
-    pub fn word(&self, address: usize) -> usize {
+    /// The word at `address`, if it can be read.
+    pub fn try_word(&self, address: usize) -> Option<usize> {
         let mut bytes = [0; size_of::<usize>()];
-        self.read(address, &mut bytes);
-        usize::from_ne_bytes(bytes)
+        let got = self.transfer(&[(address, bytes.len())], &mut bytes);
+        (got == bytes.len()).then(|| usize::from_ne_bytes(bytes))
     }
 
-    /// Fills `buffer` with as many pieces, each of `len` bytes, as it has room for, until one cannot be read whole.
-    /// Returns how many were read.
-    pub fn read_pieces(&self, starts: &[usize], len: usize, buffer: &mut [u8]) -> usize {
-        let pieces: Vec<(usize, usize)> = starts.iter().take(MOST_PIECES).map(|start| (*start, len)).collect();
-        self.transfer(&pieces, buffer) / len
+    /// Reads pieces, given as start and length in bytes, one behind the other into `buffer`, until one cannot be read
+    /// whole or the buffer is full. Returns how many bytes came.
+    pub fn read_pieces(&self, pieces: impl Iterator<Item = (usize, usize)>, buffer: &mut [usize]) -> usize {
+        let pieces: Vec<(usize, usize)> = pieces.take(MOST_PIECES).collect();
+        // SAFETY: the same memory as bytes, which have no alignment and for which every value is one.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), size_of_val(buffer)) };
+        self.transfer(&pieces, bytes)
     }
 
     /// Reads pieces of `(start, len)` one behind the other; returns the bytes that came.
@@ -82,15 +88,17 @@ impl Memory {
         let local = piece(buffer.as_mut_ptr() as usize, buffer.len());
         let one = |remote: &[libc::iovec]| {
             // SAFETY: writes at most the buffer's length into the buffer; what is read is checked by the kernel.
-            let got = unsafe {
-                libc::process_vm_readv(libc::getpid(), &local, 1, remote.as_ptr(), remote.len() as _, 0)
-            };
+            let got =
+                unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, remote.as_ptr(), remote.len() as _, 0) };
             usize::try_from(got).unwrap_or(0)
         };
         match pieces {
             // The common case allocates nothing.
             [(start, len)] => one(&[piece(*start, *len)]),
-            _ => one(&pieces.iter().map(|(start, len)| piece(*start, *len)).collect::<Vec<_>>()),
+            _ => one(&pieces
+                .iter()
+                .map(|(start, len)| piece(*start, *len))
+                .collect::<Vec<_>>()),
         }
     }
 }
@@ -114,7 +122,14 @@ mod tests {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a mapping of its own, written within its length.
         unsafe {
-            let start = libc::mmap(std::ptr::null_mut(), 3 * 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            let start = libc::mmap(
+                std::ptr::null_mut(),
+                3 * 4096,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            );
             assert_ne!(start, libc::MAP_FAILED);
             start.cast::<u8>().write_bytes(7, 3 * 4096);
             assert_eq!(libc::munmap(start.byte_add(4096), 4096), 0);
@@ -132,8 +147,8 @@ mod tests {
             assert!(copy[..edge].iter().all(|byte| *byte == 7));
             assert!(copy[edge..edge + 4096].iter().all(|byte| *byte == 0));
             assert!(copy[edge + 4096..].iter().all(|byte| *byte == 7));
-            assert_eq!(memory.word(start), 0x0707_0707_0707_0707);
-            assert_eq!(memory.word(16), 0);
+            assert_eq!(memory.try_word(start), Some(0x0707_0707_0707_0707));
+            assert_eq!(memory.try_word(16), None);
         }
     }
 
@@ -141,11 +156,12 @@ mod tests {
     fn pieces_are_read_up_to_the_first_that_is_gone() {
         for memory in both_ways() {
             let start = with_a_hole();
-            let mut copy = [0; 64];
-            assert_eq!(memory.read_pieces(&[start, start + 8, start + 8192], 16, &mut copy), 3);
-            assert!(copy[..48].iter().all(|byte| *byte == 7));
-            assert_eq!(memory.read_pieces(&[start, start + 4096, start + 8192], 16, &mut copy), 1);
-            assert_eq!(memory.read_pieces(&[], 16, &mut copy), 0);
+            let mut copy = [0; 8];
+            let mut read = |starts: &[usize]| memory.read_pieces(starts.iter().map(|start| (*start, 16)), &mut copy);
+            assert_eq!(read(&[start, start + 8, start + 8192]), 48);
+            assert_eq!(read(&[start, start + 4096, start + 8192]), 16);
+            assert_eq!(read(&[]), 0);
+            assert_eq!(copy[..2], [0x0707_0707_0707_0707; 2]);
         }
     }
 }

@@ -65,7 +65,14 @@ mod tests {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a mapping of its own, written while that is allowed.
         unsafe {
-            let page = libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            let page = libc::mmap(
+                std::ptr::null_mut(),
+                4096,
+                libc::PROT_READ | libc::PROT_WRITE,
+                flags,
+                -1,
+                0,
+            );
             assert_ne!(page, libc::MAP_FAILED);
             assert!(!is_root(page as usize), "nothing was ever written there");
             page.cast::<u8>().write_volatile(1);

@@ -59,7 +59,7 @@ impl Held {
     }
 
     /// Holds what is reached from the objects in `tracked`, from `named`, from the objects that are held already,
-    /// and from static data of extension modules. `alone`: no other thread can unmap memory meanwhile.
+    /// and from static data of extension modules.
     ///
     /// # Errors
     ///
@@ -67,8 +67,8 @@ impl Held {
     ///
     /// # Safety
     ///
-    /// All of them are live objects, `alone` says what is so, and the GIL is held.
-    pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize], alone: bool) -> std::io::Result<()> {
+    /// All of them are live objects, and the GIL is held.
+    pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize]) -> std::io::Result<()> {
         let (known, followed) = (self.objects.len(), self.immortal.len());
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
@@ -86,7 +86,7 @@ impl Held {
             }
             self.follow_from(known);
             let from = self.objects.len();
-            let found = static_data::objects(&self.runtime, &self.types, alone)?;
+            let found = static_data::objects(&self.runtime, &self.types)?;
             for object in found.iter() {
                 self.hold(*object);
             }
