@@ -185,6 +185,9 @@ pub(crate) fn allocate(family: Family, size: usize, call: impl Fn() -> Pointer) 
         return call();
     };
     let block = call();
+    if family != Family::Calloc {
+        watch.clear(block, size);
+    }
     watch.born(block as usize, size, family);
     block
 }

@@ -1,5 +1,6 @@
 //! Whether we are watching, whom, and where the hooks write to.
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -73,8 +74,8 @@ static CALL: AtomicU32 = AtomicU32::new(0);
 /// The last call that was entered, also while none runs.
 static LATEST_CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
-/// Blocks that were freed while stacks are on, at addresses that have not been given out again; and, marked as
-/// foreign, blocks in use that are not noted.
+/// Memory that was freed while stacks are on, by its first byte; live blocks may have been made of it since. Those that
+/// are not in the live set are here, too, marked as foreign.
 static FREED: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
@@ -269,8 +270,7 @@ pub fn capture_with(capture: fn(Frames) -> u32) {
     CAPTURE.store(capture as usize, Ordering::Release);
 }
 
-/// Turns the capturing of stacks on or off, while tracking. With stacks on, the first bytes of
-/// each block for a Python object are cleared too, so that no stale type pointer is read as its type.
+/// Turns the capturing of stacks on or off, while tracking. With stacks on, fresh blocks are cleared too.
 pub fn with_stacks(on: bool) {
     if STATE.load(Ordering::Relaxed) == 0 {
         return;
@@ -304,30 +304,36 @@ pub fn live_blocks() -> MappedVec<Block> {
     all
 }
 
-/// Memory that is free, as start and length in bytes: what it holds is dead. Only blocks that were freed since stacks
-/// were turned on; a part may have been given out again to a live block.
+/// Memory that was freed since stacks were turned on, as start and end, by rising address and without overlaps: what it
+/// holds is dead, unless it is part of a live block.
 pub fn freed_memory() -> MappedVec<(usize, usize)> {
-    let (mut freed, mut in_use) = (MappedVec::new(), MappedVec::new());
+    let (mut freed, mut in_use) = (MappedVec::new(), MappedVec::<(usize, usize)>::new());
     FREED.for_each(|block| {
         let list = if block.foreign { &mut in_use } else { &mut freed };
         // Without memory for it, it counts as in use.
-        let _ = list.push((block.address, block.size));
+        let _ = list.push((block.address, block.address + block.size));
     });
     in_use.sort_unstable();
-    let mut all = MappedVec::new();
-    for (start, len) in freed.iter().copied() {
-        let next = in_use.partition_point(|(used, used_len): &(usize, usize)| used + used_len <= start);
-        if in_use.get(next).is_none_or(|(used, _)| *used >= start + len) {
-            let _ = all.push((start, len));
+    freed.sort_unstable();
+    let mut all = MappedVec::<(usize, usize)>::new();
+    for (start, end) in freed.iter().copied() {
+        let next = in_use.partition_point(|(_, used_end)| *used_end <= start);
+        if in_use.get(next).is_some_and(|(used, _)| *used < end) {
+            continue;
+        }
+        match all.last_mut() {
+            Some(last) if last.1 >= start => last.1 = last.1.max(end),
+            _ => {
+                let _ = all.push((start, end));
+            }
         }
     }
-    all.sort_unstable();
     all
 }
 
 /// Whether a block that was allocated since [`start`] lives at this address.
 pub fn is_tracked(address: usize) -> bool {
-    LIVE.contains(address)
+    LIVE.get(address).is_some()
 }
 
 /// Whether the live set ran out of memory, so that it is not complete.
@@ -427,28 +433,29 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// For functions that allocate: `None` when this allocation is not to be noted.
+    /// For functions that allocate: `None` when this allocation is not to be noted. With stacks on, what unwatched
+    /// threads allocate is noted as memory in use.
     #[inline(always)]
     pub(crate) fn allocations() -> Option<Watch> {
-        Watch::enter(0)
+        Watch::enter(|guard, state| guard == 0 || state & STACKS != 0 && guard & IN_HOOK == 0)
     }
 
     /// For functions that free (and may allocate): frees count on unwatched threads too, since
     /// the block may have been noted when it was allocated.
     #[inline(always)]
     pub(crate) fn frees() -> Option<Watch> {
-        Watch::enter(!IN_HOOK)
+        Watch::enter(|guard, _| guard & IN_HOOK == 0)
     }
 
     #[inline(always)]
-    fn enter(allowed: u32) -> Option<Watch> {
+    fn enter(admits: impl FnOnce(u32, u64) -> bool) -> Option<Watch> {
         let state = STATE.load(Ordering::Relaxed);
         if state == 0 {
             return None;
         }
         let thread = thread();
         let guard = thread.guard.get();
-        if guard & !allowed != 0 {
+        if !admits(guard, state) {
             return None;
         }
         thread.guard.set(guard | IN_HOOK);
@@ -472,31 +479,25 @@ impl Watch {
         if address == 0 {
             return;
         }
-        let block = self.block(address, size, family);
-        if self.state & STACKS != 0 {
-            self.given_out(address, size, family, block.is_some());
-        }
-        if let Some(block) = block {
-            LIVE.insert(self.session(), &block);
+        match self.block(address, size, family) {
+            Some(block) => LIVE.insert(self.session(), &block),
+            None if self.state & STACKS != 0 => self.given_out(address, size, family),
+            None => {}
         }
     }
 
-    /// The memory at `address` is in use again.
+    /// A block that the live set does not have is in use.
     #[cold]
-    fn given_out(&self, address: usize, size: usize, family: Family, noted: bool) {
-        FREED.remove(address);
-        // The tracker's own blocks hold no pointer of the program's.
-        if !noted && self.guard_before == 0 {
-            let block = Block {
-                address,
-                size,
-                birth: 0,
-                stack: 0,
-                family,
-                foreign: true,
-            };
-            FREED.insert(self.session(), &block);
-        }
+    fn given_out(&self, address: usize, size: usize, family: Family) {
+        let block = Block {
+            address,
+            size,
+            birth: 0,
+            stack: 0,
+            family,
+            foreign: true,
+        };
+        FREED.insert(self.session(), &block);
     }
 
     /// Notes that a block is about to be freed; returns it when it was noted before.
@@ -514,14 +515,18 @@ impl Watch {
         /// Larger ones may go back to the kernel, which gives their addresses to anybody (mallopt(3),
         /// `M_MMAP_THRESHOLD`).
         const MOST: usize = 128 << 10;
+        let known = FREED.get(address);
         match block {
             Some(block) if block.size < MOST => {
-                let block = Block {
-                    foreign: false,
-                    ..*block
-                };
-                FREED.insert(self.session(), &block);
+                if known.is_none_or(|known| known.foreign || known.size < block.size) {
+                    let block = Block {
+                        foreign: false,
+                        ..*block
+                    };
+                    FREED.insert(self.session(), &block);
+                }
             }
+            // One that was noted as in use, or went back to the kernel.
             _ => {
                 FREED.remove(address);
             }
@@ -556,14 +561,15 @@ impl Watch {
         OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
     }
 
-    /// Clears what an earlier object left at the head of a fresh block (GC head, pre-header and
-    /// object head), whose content is undefined anyway.
+    /// With stacks on, clears what earlier owners left in a fresh block, whose content is undefined: pointers that would
+    /// seem to hold what they once held, and the type of an object that is gone.
     #[inline(always)]
-    pub(crate) fn clear_head(&self, block: *mut u8, size: usize) {
-        const HEAD: usize = 48;
-        if self.state & STACKS != 0 {
+    pub(crate) fn clear(&self, block: *mut c_void, size: usize) {
+        /// What is larger comes from the kernel, as a rule, and is clear.
+        const MOST: usize = 64 << 10;
+        if self.state & STACKS != 0 && size <= MOST && !block.is_null() {
             // SAFETY: the allocator just returned `size` bytes there, and nobody else has the pointer yet.
-            unsafe { block.write_bytes(0, size.min(HEAD)) };
+            unsafe { block.cast::<u8>().write_bytes(0, size) };
         }
     }
 

@@ -8,6 +8,7 @@
 //! Memory is read once, from its beginning to its end, whatever the blocks in it are: what points where is noted, and
 //! followed afterwards.
 
+use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
 use leaktight_memory::Memory;
@@ -84,6 +85,8 @@ impl Reach {
         }
         drop(blocks);
         let mut marker = Marker {
+            memory,
+            arenas: arenas(),
             filter: Filter::new(&nodes).map_err(std::io::Error::other)?,
             nodes,
             freed: hooks::freed_memory(),
@@ -143,9 +146,12 @@ fn linked_from(memory: &Memory, links: usize) -> (usize, usize) {
 }
 
 struct Marker {
+    memory: Memory,
+    /// The data of libc, where malloc keeps its lists.
+    arenas: Vec<(usize, usize)>,
     nodes: MappedVec<Node>,
     filter: Filter,
-    /// Start and length of memory that is free, by rising address.
+    /// Start and end of memory that is free unless it lies in a node, by rising address.
     freed: MappedVec<(usize, usize)>,
     reached: MappedVec<u32>,
     /// Which block points to which, and the address of the word that does.
@@ -174,7 +180,7 @@ impl Marker {
         let from_itself = (node.address..node.end).contains(&from);
         let list_link =
             node.links != 0 && value & !3 == node.links && (from == node.linked_from.0 || from == node.linked_from.1);
-        if from_itself || list_link {
+        if from_itself || list_link || self.links_free_chunk(node, value, from) {
             return Ok(());
         }
         match holding(&self.nodes, from) {
@@ -184,10 +190,33 @@ impl Marker {
         }
     }
 
+    /// Whether the word at `from` is a link of glibc's to the free chunk behind the block. The first word of a chunk's
+    /// header belongs to the block before it, so that such a link looks like a pointer to the block's last word.
+    /// Free chunks of one size are in a list, linked both ways; its head is in the arena (malloc/malloc.c,
+    /// `struct malloc_chunk`, `struct malloc_state`).
+    fn links_free_chunk(&self, node: &Node, value: usize, from: usize) -> bool {
+        /// Where the links are in a chunk: to the next and the previous one, and among large ones to those of
+        /// another size.
+        const LINKS: [(usize, usize); 2] = [(16, 24), (32, 40)];
+        const HEADER: usize = 16;
+        const LEAST: usize = 32;
+        let chunk = (node.end - node.address + WORD).next_multiple_of(16).max(LEAST);
+        if value != node.address - HEADER + chunk {
+            return false;
+        }
+        if self.arenas.iter().any(|(start, end)| (*start..*end).contains(&from)) {
+            return true;
+        }
+        let links_back = |there: usize, here: usize| self.memory.try_word(value + there) == Some(from - here);
+        LINKS
+            .iter()
+            .any(|(next, previous)| links_back(*previous, *next) || links_back(*next, *previous))
+    }
+
     fn is_free(&self, address: usize) -> bool {
         let next = self.freed.partition_point(|(start, _)| *start <= address);
         let before = next.checked_sub(1).map(|at| self.freed[at]);
-        before.is_some_and(|(start, len)| address - start < len)
+        before.is_some_and(|(_, end)| address < end)
     }
 
     fn hold(&mut self, at: usize, from: usize) -> Result<(), OutOfMemory> {
@@ -222,6 +251,17 @@ impl Marker {
         }
         Ok(())
     }
+}
+
+/// Start and end of libc's data.
+fn arenas() -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    loaded_objects(|object| {
+        if object.defines(c"__libc_start_main").is_some() {
+            found.extend(object.writable().map(|(start, len)| (start, start + len)));
+        }
+    });
+    found
 }
 
 /// The block that the word at `from` lies in, and that is no mapping.
