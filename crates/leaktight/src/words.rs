@@ -40,10 +40,13 @@ pub(crate) fn words(objects: &[usize]) -> std::io::Result<Vec<i64>> {
 mod tests {
     use super::*;
 
+    #[repr(align(16))]
+    struct Object(#[expect(dead_code, reason = "only its address matters")] [u64; 8]);
+
     #[test]
     fn each_word_that_is_added_is_counted() {
-        let object = Box::new([0u64; 8]);
-        let address = &raw const *object as usize;
+        static OBJECT: Object = Object([0; 8]);
+        let address = &raw const OBJECT as usize;
         let mut references = Vec::with_capacity(3000);
         let before = words(&[address]).unwrap()[0];
         for _ in 0..1000 {
@@ -57,8 +60,9 @@ mod tests {
 
     #[test]
     fn words_at_odd_addresses_are_counted_and_those_that_only_look_like_it_are_not() {
-        let object = Box::new([0u64; 8]);
-        let address = &raw const *object as usize;
+        // An address that no other test has left behind in freed memory.
+        static OBJECT: Object = Object([0; 8]);
+        let address = &raw const OBJECT as usize;
         let packed = |value: usize| {
             let record: Vec<u8> = std::iter::once(1).chain(value.to_ne_bytes()).collect();
             record.repeat(1000)
