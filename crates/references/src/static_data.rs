@@ -12,6 +12,7 @@ use leaktight_elf::loaded_objects;
 use leaktight_liveset::{MappedVec, own_memory};
 
 use crate::addresses::AddressSet;
+use crate::loose::read_through_kernel;
 use crate::runtime::{Address, Runtime};
 
 /// What is found, given the `types` that are known. `alone`: no other thread of the process can unmap memory meanwhile,
@@ -32,7 +33,7 @@ pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, alone: bool)
         // SAFETY: an exact dict.
         unsafe {
             runtime.items(interned, |key, _| {
-                result = found.insert(key);
+                result = found.insert(key).map(drop);
                 result.is_ok()
             });
         }
@@ -270,15 +271,7 @@ impl Memory {
             }
             return done;
         }
-        let piece = |(start, len): (usize, usize)| libc::iovec {
-            iov_base: start as *mut _,
-            iov_len: len,
-        };
-        let remote: Vec<libc::iovec> = pieces.map(piece).collect();
-        let local = piece((buffer.as_mut_ptr() as usize, size_of_val(buffer)));
-        // SAFETY: writes at most the buffer's length into the buffer; what is read is checked by the kernel.
-        let got = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, remote.as_ptr(), remote.len() as _, 0) };
-        usize::try_from(got).unwrap_or(0)
+        read_through_kernel(pieces, buffer)
     }
 }
 
