@@ -58,12 +58,14 @@ def test_what_the_exit_status_fails_on():
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
-def test_a_call_that_looks_at_counts_is_judged_without_them(python):
-    setup = "import sys, zoo; rows = [object()]"
-    statement = "assert sys.getrefcount(rows[0]) < 100; zoo.leak_malloc()"
+def test_a_call_that_looks_at_counts_is_told_the_true_ones(python):
+    setup = "import sys, zoo, zoo_refs; from sys import getrefcount; KEY = 'time' + str(1); true = sys.getrefcount(KEY)"
+    statement = "assert sys.getrefcount(KEY) == getrefcount(KEY) == true; zoo.leak_malloc()"
     report = json.loads(support.leaktight(python, "check", "--json", "-s", setup, statement).stdout)
-    assert [finding["kind"] for finding in report["findings"]] == ["memory"]
-    assert report["objects"] == 0 and any("the call fails while" in spot for spot in report["blind_spots"]), report
+    assert [finding["kind"] for finding in report["findings"]] == ["memory"] and report["objects"] > 10_000, report
+    after = "leaktight.check(len, KEY); assert sys.getrefcount(KEY) == getrefcount(KEY) == true"
+    done = support.run(python, ["-c", f"import leaktight; {setup}; {after}"], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)

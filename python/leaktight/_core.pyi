@@ -2,7 +2,7 @@ from typing import Any, Callable, Optional
 
 from leaktight._heap import pheap
 
-__all__ = ["CHECKS", "CheckError", "allocators", "check", "heap_info", "heap_trim", "inside", "keep_hooks", "main", "render"]
+__all__ = ["CHECKS", "CheckError", "allocators", "check", "freeze", "heap_info", "heap_trim", "inside", "keep_hooks", "main", "render"]
 
 class CheckError(RuntimeError):
     """A leak check could not be carried out. Nothing is said about leaks."""
@@ -26,6 +26,9 @@ def check(
     objects: Optional[list[Any]] = None,
 ) -> str: ...
 CHECKS: list[str]
+
+def freeze() -> Any:
+    """Hide all objects from the garbage collector until the result dies; None where that could not be undone."""
 
 def heap_info() -> pheap:
     """Ask the C allocator how much it has handed out."""

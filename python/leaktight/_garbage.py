@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Optional
 
-from leaktight import _cycles
+from leaktight import _core, _cycles
 from leaktight.errors import UncollectableGarbageError
 
 
@@ -31,12 +31,10 @@ class GCDebugger:
     def __enter__(self) -> GCDebugger:
         self._flags = gc.get_debug()
         self.before = list(gc.garbage)
-        # What is alive is not looked at, which makes the collections nearly free. The objects that the
-        # user has frozen stay so, since to unfreeze is to unfreeze all.
-        self._frozen = gc.get_freeze_count() == 0
-        if self._frozen:
-            gc.freeze()
-        else:
+        # What is alive is not looked at, which makes the collections nearly free. Where that cannot be undone, garbage
+        # from before must go first.
+        self._frozen: Any = _core.freeze()
+        if self._frozen is None:
             gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)
         return self
@@ -46,8 +44,7 @@ class GCDebugger:
         self.after = gc.garbage[len(self.before) :]
         del gc.garbage[len(self.before) :]
         gc.set_debug(self._flags)
-        if self._frozen:
-            gc.unfreeze()
+        self._frozen = None
 
     def is_transient(self, obj: object) -> bool:
         """Whether this is no leak by itself: a scalar, part of an exception, or a container of such."""

@@ -41,9 +41,11 @@ pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, al
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_memory::own_thread;
+pub use leaktight_references::Frozen;
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
+pub use references::let_go_of_objects;
 pub use session::{keep_hooks, what_is_patched};
 pub use subject::{Description, Planted, Subject};

@@ -1,11 +1,14 @@
 //! References to objects that live on: counted over the calls, and looked at closely where a count moves with them.
 
-use leaktight_liveset::MappedVec;
-use leaktight_references::{Held, Runtime, visible};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use leaktight_references::{Dying, Held, Runtime, Stopped, visible};
 use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
 use leaktight_verdict::Rate;
 use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
 
+use crate::budget::Budget;
 use crate::subject::Subject;
 use crate::words::words;
 
@@ -13,26 +16,58 @@ use crate::words::words;
 const MOST_SUSPECTS: usize = 64;
 
 const IMMORTAL: &str = "leaked references to objects that this interpreter never frees (None, small integers, its own types); they do no harm";
+const LET_GO: &str = "they were let go since a call did not return in time";
+
+/// What is held. Only touched with the GIL held, which nobody lets go of while this is locked.
+static HELD: Mutex<Option<Held>> = Mutex::new(None);
+
+/// Lets go of every object that a check holds, in the middle of a call that does not return: it may wait for the death of
+/// one of them. The check no longer counts references then.
+///
+/// # Safety
+///
+/// Where a check runs for CPython, the caller holds the GIL.
+pub unsafe fn let_go_of_objects() {
+    // Not within the lock: objects may die, and run code of theirs.
+    drop(take_held());
+}
+
+fn take_held() -> Option<Held> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+fn with_held<T>(ask: impl FnOnce(&mut Held) -> T) -> Option<T> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(ask)
+}
 
 /// Follows the counts of all objects that can be found.
 #[derive(Default)]
 pub(crate) struct References {
-    held: Option<Held>,
+    is_on: bool,
     /// Only objects that the subject has chosen are.
     is_narrow: bool,
-    /// Calls, and which counts were not as at first.
+    /// Calls, and which counts were not as at first, by rising address.
     samples: Vec<(u32, Vec<(usize, i64)>)>,
-    judged: Vec<usize>,
+    judged: HashSet<usize>,
     /// Objects with a rate that was not exact: beside other threads that may be chance, and needs a second look.
     unsure: Vec<(usize, f64)>,
-    /// What is released too often, and how often in a call.
-    released: Vec<(usize, f64)>,
+    /// What was found, not put into words yet.
+    found: Vec<Found>,
+    /// Objects to which calls keep references where the collector does not look.
+    hidden: Vec<usize>,
     pub findings: Vec<Finding>,
     pub remarks: Vec<String>,
     /// Why nothing, or not all, was looked at.
     pub blind_spot: Option<String>,
     /// How many objects were.
     pub objects: u64,
+}
+
+struct Found {
+    kind: Kind,
+    object: usize,
+    rate: Rate,
+    tallies: [Tally; 3],
 }
 
 /// A close look at a few objects, over three moments.
@@ -57,99 +92,132 @@ impl CloseLook {
 }
 
 impl References {
-    /// Holds every object before the first call, so that a reference released too often frees nothing.
+    /// Holds what may be held before the first call, so that a reference released too often frees nothing.
     pub(crate) fn hold(subject: &mut impl Subject) -> References {
         let mut references = References::default();
         if !subject.is_python() {
             return references;
         }
         // SAFETY: a subject that says it is Python's holds the GIL.
-        match unsafe { Runtime::find() } {
-            Ok(runtime) => {
+        let runtime = unsafe { Runtime::find() };
+        match (runtime, subject.frozen_objects()) {
+            (Ok(runtime), Some(frozen)) => {
                 references.blind_spot = runtime.has_immortal_objects().then(|| IMMORTAL.to_owned());
-                references.held = Some(Held::new(runtime));
+                references.is_on = true;
+                // SAFETY: as above.
+                let held = unsafe { Held::new(runtime, frozen) };
+                *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
                 match subject.chosen_objects() {
                     Some(chosen) => references.add_only(&chosen, subject),
-                    None => references.add(subject, true),
+                    None => references.add(&[], subject),
                 }
             }
-            Err(why) => references.give_up(&why.to_string()),
+            (Ok(_), None) => references.give_up("the garbage collector's lists have an unknown layout"),
+            (Err(why), _) => references.give_up(&why.to_string()),
         }
         references
     }
 
     /// To be called after the warm-up, which may have made objects: counts from here on.
     pub(crate) fn begin(&mut self, calls: u32, subject: &mut impl Subject, control: &mut Control) {
-        if !self.is_narrow {
-            self.add(subject, false);
+        if !self.is_on() {
+            return;
         }
-        let Some(held) = &mut self.held else { return };
-        self.objects = held.len() as u64;
-        // SAFETY: the GIL is held, as in `hold`.
-        unsafe { held.begin() };
+        if !self.is_narrow {
+            let tracked = subject.tracked_objects();
+            self.add(&tracked, subject);
+        }
+        let begun = with_held(|held| {
+            // SAFETY: the GIL is held, as in `hold`.
+            let begun = unsafe { held.begin() };
+            begun.map(|()| held.len() as u64)
+        });
+        match begun {
+            Some(Ok(objects)) => self.objects = objects,
+            Some(Err(why)) => self.give_up(&why.to_string()),
+            None => {}
+        }
         self.samples.push((calls, Vec::new()));
-        check_counts(held, subject, control);
+        self.check_counts(subject, control);
     }
 
-    fn add(&mut self, subject: &mut impl Subject, all: bool) {
-        let Some(held) = &mut self.held else { return };
-        let tracked = subject.tracked_objects(all);
+    fn add(&mut self, tracked: &[usize], subject: &mut impl Subject) {
+        let lasting = subject.named_objects();
         // SAFETY: live objects of the subject's, and the GIL is held.
-        if let Err(why) = unsafe { held.add(&tracked, &subject.named_objects()) } {
+        let added = with_held(|held| unsafe { held.add(tracked, &lasting) });
+        if let Some(Err(why)) = added {
             self.give_up(&why.to_string());
         }
     }
 
     fn add_only(&mut self, chosen: &[usize], subject: &mut impl Subject) {
         self.is_narrow = true;
-        let Some(held) = &mut self.held else { return };
+        let lasting = subject.named_objects();
         // SAFETY: live objects of the subject's, and the GIL is held.
-        let added = unsafe {
-            held.add_only(chosen)
-                .and_then(|()| held.add_only(&subject.named_objects()))
-        };
-        if let Err(why) = added {
+        if let Some(Err(why)) = with_held(|held| unsafe { held.add_only(chosen, &lasting) }) {
             self.give_up(&why.to_string());
         }
     }
 
-    /// After so many calls: the objects die when they should from now on. What calls have released too often gets its
-    /// references back.
-    pub(crate) fn let_go(&mut self, calls: u32) {
-        if let Some(mut held) = self.held.take() {
-            for (object, per_call) in &self.released {
-                held.repair(*object, (per_call * f64::from(calls)).ceil() as i64);
+    /// After so many calls: puts into words what was found, and lets all objects die when they should. What calls have
+    /// released too often gets its references back.
+    pub(crate) fn let_go(&mut self, calls: u32, subject: &mut impl Subject) {
+        if self.is_on() {
+            for object in std::mem::take(&mut self.hidden) {
+                let name = subject.describe(object).name;
+                self.remarks.push(format!(
+                    "calls keep references to {name} in memory that the garbage collector does not look at"
+                ));
+            }
+            for found in &self.found {
+                self.findings.push(finding(found, subject));
+            }
+        }
+        if let Some(mut held) = take_held() {
+            for found in self.found.iter().filter(|found| found.kind == Kind::OverRelease) {
+                held.repair(found.object, (found.rate.blocks * f64::from(calls)).ceil() as i64);
             }
         }
     }
 
-    pub(crate) fn is_on(&self) -> bool {
-        self.held.is_some()
+    fn is_on(&mut self) -> bool {
+        if self.is_on && with_held(|_| ()).is_none() {
+            self.give_up(LET_GO);
+        }
+        self.is_on
     }
 
     /// Says why nothing is looked at.
-    pub(crate) fn give_up(&mut self, why: &str) {
-        self.held = None;
+    fn give_up(&mut self, why: &str) {
+        self.is_on = false;
+        drop(take_held());
         self.objects = 0;
         self.blind_spot = Some(format!("leaked references to objects that live on anyway ({why})"));
     }
 
     /// Notes the counts after so many calls.
     pub(crate) fn look(&mut self, calls: u32) {
-        let Some(held) = &self.held else { return };
-        if self.samples.last().is_some_and(|(last, _)| *last < calls) {
-            // SAFETY: the GIL is held, as in `hold`.
-            let changes = unsafe { held.changes() };
-            let changes = changes.into_iter().map(|change| (change.object, change.by)).collect();
-            self.samples.push((calls, changes));
+        if !self.is_on() || self.samples.last().is_none_or(|(last, _)| *last >= calls) {
+            return;
+        }
+        // SAFETY: the GIL is held, as in `hold`.
+        match with_held(|held| unsafe { held.changes() }) {
+            Some(Ok(changes)) => {
+                let changes = changes.into_iter().map(|change| (change.object, change.by)).collect();
+                self.samples.push((calls, changes));
+            }
+            Some(Err(why)) => self.give_up(&why.to_string()),
+            None => {}
         }
     }
 
     /// The start of a closer look at what moved with the calls, if anything did.
-    pub(crate) fn suspect(&self) -> Option<CloseLook> {
+    pub(crate) fn suspect(&mut self) -> Option<CloseLook> {
         /// A second look is so much longer.
         const LONGER: f64 = 4.0;
-        self.held.as_ref()?;
+        if !self.is_on() {
+            return None;
+        }
         if let Some(slowest) = self.unsure.iter().map(|(_, rate)| rate.abs()).reduce(f64::min) {
             let suspects = self.unsure.iter().map(|(object, _)| *object).collect();
             return Some(CloseLook::at(suspects, slowest / LONGER));
@@ -191,19 +259,47 @@ impl References {
         })
     }
 
-    /// Counts the references to the suspects after so many calls.
-    pub(crate) fn look_closely(&mut self, look: &mut CloseLook, calls: u32, subject: &mut impl Subject) {
-        let Some(held) = &self.held else { return };
+    /// Counts the references to the suspects after so many calls. From the first time on they are held.
+    pub(crate) fn look_closely(
+        &mut self,
+        look: &mut CloseLook,
+        calls: u32,
+        budget: &Budget,
+        subject: &mut impl Subject,
+    ) -> Result<(), TooShort> {
+        if !self.is_on() {
+            return Err(TooShort);
+        }
         let since = look.moments.last().map_or(0, |(last, _)| calls - last);
         look.planted = subject.plant_references(since).or(look.planted);
-        let mut objects = look.suspects.clone();
-        objects.extend(look.planted.into_iter().flatten());
-        let tracked = subject.tracked_objects(self.is_narrow);
-        // SAFETY: what is held, live objects of the subject's, and the GIL is held.
-        let seen = unsafe { visible(held, &objects, &tracked) }.map_err(std::io::Error::other);
-        drop::<MappedVec<usize>>(tracked);
-        match seen.and_then(|seen| Ok((seen, words(&objects)?))) {
-            Ok((seen, words)) => {
+        let planted = look.planted.into_iter().flatten();
+        let objects: Vec<usize> = look.suspects.iter().copied().chain(planted).collect();
+        let tracked = subject.tracked_objects();
+        let mut go_on = || budget.spent(0).is_none() && !subject.is_interrupted();
+        // SAFETY: live objects of the subject's; the GIL is held, and nothing of the program's runs.
+        let seen = with_held(|held| unsafe { visible(held, &objects, &tracked, &mut go_on) });
+        drop(tracked);
+        let seen = match seen {
+            Some(Ok(seen)) => seen,
+            Some(Err(Stopped::NoTime)) => return Err(TooShort),
+            _ => {
+                self.give_up("there is no memory for their counts");
+                return Err(TooShort);
+            }
+        };
+        // The others have died since.
+        let objects: Vec<usize> = seen.iter().map(|seen| seen.object).collect();
+        if look.moments.is_empty() {
+            look.suspects.retain(|suspect| objects.contains(suspect));
+            with_held(|held| {
+                for object in &look.suspects {
+                    // SAFETY: met a moment ago, and so alive; the GIL is held.
+                    unsafe { held.keep(*object) };
+                }
+            });
+        }
+        match words(&objects) {
+            Ok(words) => {
                 let tally = |(seen, words): (&leaktight_references::Seen, i64)| Tally {
                     calls,
                     count: seen.count,
@@ -211,9 +307,19 @@ impl References {
                     words,
                 };
                 look.moments.push((calls, seen.iter().zip(words).map(tally).collect()));
+                Ok(())
             }
-            Err(why) => self.give_up(&why.to_string()),
+            Err(why) => {
+                self.give_up(&why.to_string());
+                Err(TooShort)
+            }
         }
+    }
+
+    /// Gives up a close look: nothing is said about its suspects.
+    pub(crate) fn abandon(&mut self, look: &CloseLook, subject: &mut impl Subject) {
+        subject.return_references();
+        self.release(&look.suspects);
     }
 
     /// What became of the suspects' references.
@@ -224,30 +330,37 @@ impl References {
         let [first, second, third] = look.moments.as_slice() else {
             return;
         };
+        let count = look.suspects.len();
+        if [first, second, third].iter().any(|moment| moment.1.len() != count + 2) {
+            self.release(&look.suspects);
+            missed(control, "an object that was held");
+            return;
+        }
         let tallies = |at: usize| [first.1[at], second.1[at], third.1[at]];
         let holding = |at: usize, since: u32| {
             let [before, .., after] = tallies(at);
             let all = (third.0 - since, after.count - before.count);
             judge(&tallies(at), all)
         };
-        let count = look.suspects.len();
         let leaked =
             matches!(holding(count, first.0), Holding::Leaked(rate) if rate.every == Some(1) && rate.blocks == 1.0);
         if look.planted.is_none() || !leaked || holding(count + 1, first.0) != Holding::Seen {
+            self.release(&look.suspects);
             missed(control, "a planted reference, or one like it that is held");
             return;
         }
         let since = self.samples[0].0;
+        let mut innocent = Vec::new();
         for (at, object) in look.suspects.iter().enumerate() {
             let [before, _, after] = tallies(at);
             let all = self.change_since_first(*object, first.0) + after.count - before.count;
             let (kind, rate) = match judge(&tallies(at), (third.0 - since, all)) {
-                Holding::Seen => continue,
+                Holding::Seen => {
+                    innocent.push(*object);
+                    continue;
+                }
                 Holding::Hidden => {
-                    let name = subject.describe(*object).name;
-                    self.remarks.push(format!(
-                        "calls keep references to {name} in memory that the garbage collector does not look at"
-                    ));
+                    self.hidden.push(*object);
                     continue;
                 }
                 Holding::Leaked(rate) => (Kind::Reference, rate),
@@ -262,16 +375,51 @@ impl References {
             match (rate.every, before) {
                 (None, None) => {
                     self.unsure.push((*object, signed));
-                    self.judged.retain(|judged| judged != object);
+                    self.judged.remove(object);
                     continue;
                 }
-                (None, Some(before)) if (signed - before).abs() > before.abs() / 4.0 => continue,
+                (None, Some(before)) if (signed - before).abs() > before.abs() / 4.0 => {
+                    innocent.push(*object);
+                    continue;
+                }
                 _ => {}
             }
-            if kind == Kind::OverRelease {
-                self.released.push((*object, rate.blocks));
+            self.found.push(Found {
+                kind,
+                object: *object,
+                rate,
+                tallies: tallies(at),
+            });
+        }
+        self.release(&innocent);
+    }
+
+    /// These may die when they should, at once if that is now.
+    fn release(&mut self, objects: &[usize]) {
+        // SAFETY: the GIL is held, as in `hold`. What dies does so outside of the lock.
+        drop::<Option<Dying>>(with_held(|held| unsafe { held.release(objects) }));
+    }
+
+    /// A reference that nobody holds must show, and one that is gone must not.
+    fn check_counts(&mut self, subject: &mut impl Subject, control: &mut Control) {
+        // SAFETY: the GIL is held, as in `hold`.
+        let changes = || with_held(|held| unsafe { held.changes() }).unwrap_or_else(|| Ok(Vec::new()));
+        let planted = subject.plant_references(1);
+        let with = changes();
+        subject.return_references();
+        match (with, changes()) {
+            (Ok(with), Ok(without)) => {
+                let by = |object: usize| {
+                    with.iter()
+                        .find(|change| change.object == object)
+                        .map_or(0, |change| change.by)
+                };
+                let shown = planted.is_some_and(|planted| planted.iter().all(|object| by(*object) == 1));
+                if !shown || !without.is_empty() {
+                    missed(control, "a planted reference");
+                }
             }
-            self.findings.push(finding(kind, *object, rate, &tallies(at), subject));
+            (Err(why), _) | (_, Err(why)) => self.give_up(&why.to_string()),
         }
     }
 
@@ -283,36 +431,21 @@ impl References {
 }
 
 fn change_of(changes: &[(usize, i64)], object: usize) -> i64 {
-    // In the order in which they are held, which is not that of addresses; there are few.
-    changes.iter().find(|(of, _)| *of == object).map_or(0, |(_, by)| *by)
+    let found = changes.binary_search_by_key(&object, |(of, _)| *of);
+    found.map_or(0, |at| changes[at].1)
 }
 
-/// A reference that nobody holds must show, and one that is gone must not.
-fn check_counts(held: &Held, subject: &mut impl Subject, control: &mut Control) {
-    let planted = subject.plant_references(1);
-    // SAFETY: the GIL is held, as in `hold`.
-    let with = unsafe { held.changes() };
-    subject.return_references();
-    let by = |object: usize| {
-        with.iter()
-            .find(|change| change.object == object)
-            .map_or(0, |change| change.by)
-    };
-    let shown = planted.is_some_and(|planted| planted.iter().all(|object| by(*object) == 1));
-    // SAFETY: as above.
-    let gone = unsafe { held.changes() }.is_empty();
-    if !(shown && gone) {
-        missed(control, "a planted reference");
-    }
-}
+/// There was not enough time, or memory, for a close look.
+pub(crate) struct TooShort;
 
 fn missed(control: &mut Control, what: &str) {
     control.missed.push(what.to_owned());
 }
 
-fn finding(kind: Kind, object: usize, rate: Rate, tallies: &[Tally; 3], subject: &mut impl Subject) -> Finding {
-    let [_, before, after] = tallies;
-    let description = subject.describe(object);
+fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
+    let Found { kind, rate, .. } = *found;
+    let [_, before, after] = found.tallies;
+    let description = subject.describe(found.object);
     let mut finding = Finding {
         kind,
         certainty: Certainty::Lost,

@@ -15,7 +15,7 @@ use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
 use crate::reach::Reach;
-use crate::references::References;
+use crate::references::{CloseLook, References};
 use crate::resources::Resources;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
@@ -102,7 +102,7 @@ pub(crate) fn run<S: Subject>(
         run.looks.push(Survey::default().look(run.calls));
     }
     let judged = run.judge_all();
-    run.references.let_go(check.warm_up + run.calls);
+    run.references.let_go(check.warm_up + run.calls, run.subject);
     let (outcome, spent, survey, reach) = judged?;
     run.check_control();
     if hooks::overflowed() {
@@ -221,21 +221,30 @@ impl<S: Subject> Run<'_, S> {
                 self.remark(TOO_FEW_FOR_REFERENCES);
                 return Ok(());
             }
-            self.references.look_closely(&mut look, self.calls, self.subject);
+            if !self.look_closely(&mut look) {
+                return Ok(());
+            }
             for calls in windows {
-                if self.call_until(self.calls + calls)?.is_some() {
-                    self.subject.return_references();
+                let spent = self.call_until(self.calls + calls)?;
+                self.let_threads_end();
+                self.settle();
+                if spent.is_some() || !self.look_closely(&mut look) {
+                    self.references.abandon(&look, self.subject);
                     self.remark(TOO_FEW_FOR_REFERENCES);
                     return Ok(());
                 }
-                self.let_threads_end();
-                self.settle();
-                self.references.look_closely(&mut look, self.calls, self.subject);
             }
             self.references.conclude(look, self.subject, &mut self.control);
             self.settle();
         }
         Ok(())
+    }
+
+    /// Says whether there was the time for it.
+    fn look_closely(&mut self, look: &mut CloseLook) -> bool {
+        self.references
+            .look_closely(look, self.calls, &self.budget, self.subject)
+            .is_ok()
     }
 
     /// How many calls may be made in half of the time that is left.
@@ -260,25 +269,7 @@ impl<S: Subject> Run<'_, S> {
             return Err(Error::ForkedChild);
         }
         self.session.look_for_new_objects();
-        match result {
-            Err(why) if self.references.is_on() && self.subject.may_mind_references(&why) => {
-                self.minds_references().then_some(()).ok_or(Error::Call(why))
-            }
-            result => result.map_err(Error::Call),
-        }
-    }
-
-    /// Whether a call fails just when all objects have more references than usual, as code does that looks at reference
-    /// counts (`numpy.ndarray.resize`). Then they are let go for good.
-    fn minds_references(&mut self) -> bool {
-        self.references.let_go(self.calls);
-        let without = hooks::watched(|| self.subject.call());
-        let held = References::hold(self.subject);
-        let minds = without.is_ok() && hooks::watched(|| self.subject.call()).is_err();
-        drop(held);
-        self.references
-            .give_up("the call fails while all objects have more references");
-        minds
+        result.map_err(Error::Call)
     }
 
     /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use leaktight_liveset::{Block, MappedVec};
+use leaktight_references::Frozen;
 use leaktight_report::Frame;
 use leaktight_stacks::PythonFrame;
 
@@ -103,10 +104,22 @@ pub trait Subject {
         Vec::new()
     }
 
-    /// The objects that the runtime's garbage collector tracks: all, or at least those that are newer than the last
-    /// such call for all. In memory of our own, where no search for references finds them.
-    fn tracked_objects(&mut self, _all: bool) -> MappedVec<usize> {
+    /// The collector's list of the objects that it has been told to leave alone since the start of the check. Without it
+    /// no references are counted.
+    fn frozen_objects(&mut self) -> Option<Frozen> {
+        None
+    }
+
+    /// The other objects that the runtime's garbage collector tracks. In memory of our own, where no search for
+    /// references finds them.
+    fn tracked_objects(&mut self) -> MappedVec<usize> {
         MappedVec::new()
+    }
+
+    /// Whether the user has asked for an end, of which the next call will tell. Asked in the middle of long looks; it
+    /// runs nothing of the program's.
+    fn is_interrupted(&mut self) -> bool {
+        false
     }
 
     /// The only objects whose references are to be counted, for calls that are few and cheap. `None`: all that can be
@@ -115,12 +128,8 @@ pub trait Subject {
         None
     }
 
-    /// Whether a call may have failed because objects have more references than usual. Then it is made again.
-    fn may_mind_references(&self, _why: &Self::Error) -> bool {
-        false
-    }
-
-    /// Objects that the calls use and that the collector may not know: arguments and the like.
+    /// Objects that the calls use, which the collector may not know, and of which nobody drops the last reference before
+    /// the subject is gone: arguments and the like.
     fn named_objects(&mut self) -> Vec<usize> {
         Vec::new()
     }

@@ -1,6 +1,6 @@
 //! Bringing the interpreter to rest, and leaving it as it was found.
 
-use leaktight::MappedVec;
+use leaktight::{Frozen, MappedVec};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -10,8 +10,8 @@ use pyo3::types::{PyList, PyModule};
 /// frozen, so that the many collections of a check are nearly free.
 pub(crate) struct AtRest {
     collect: Py<PyAny>,
+    frozen: Option<FrozenHeap>,
     gc: Py<PyModule>,
-    frozen: bool,
     debug_flags: Py<PyAny>,
 }
 
@@ -24,15 +24,10 @@ impl AtRest {
         gc.call_method1("set_debug", (0,))?;
         let mut rest = AtRest {
             collect,
-            gc: gc.clone().unbind(),
-            frozen: false,
+            frozen: FrozenHeap::new(py)?,
+            gc: gc.unbind(),
             debug_flags,
         };
-        // `unfreeze` would thaw what the user froze, too: then better a slow check.
-        if gc.call_method0("get_freeze_count")?.extract::<usize>()? == 0 {
-            gc.call_method0("freeze")?;
-            rest.frozen = true;
-        }
         // After freezing, so that it costs nothing: garbage from before the check is not its affair,
         // and the free lists are emptied all the same.
         rest.settle(py);
@@ -56,20 +51,14 @@ impl AtRest {
         }
     }
 
-    /// All objects that the collector tracks: with the frozen ones, or only those since.
-    pub(crate) fn tracked(&mut self, py: Python<'_>, all: bool) -> PyResult<MappedVec<usize>> {
-        let gc = self.gc.bind(py);
-        let thaw = all && self.frozen;
-        if thaw {
-            gc.call_method0("unfreeze")?;
-        }
-        let list = gc
-            .call_method0("get_objects")
-            .and_then(|list| Ok(list.cast_into::<PyList>()?));
-        if thaw {
-            gc.call_method0("freeze")?;
-        }
-        let list = list?;
+    /// The collector's list of what is frozen; `None` where that is not known.
+    pub(crate) fn frozen(&self) -> Option<Frozen> {
+        self.frozen.as_ref()?.list
+    }
+
+    /// The objects that the collector tracks and that are not frozen.
+    pub(crate) fn tracked(&mut self, py: Python<'_>) -> PyResult<MappedVec<usize>> {
+        let list = self.gc.bind(py).call_method0("get_objects")?.cast_into::<PyList>()?;
         let mut objects = MappedVec::new();
         for at in 0..list.len() {
             // SAFETY: a borrowed item within the list, which the list then releases; it may be left without one. No
@@ -86,24 +75,82 @@ impl AtRest {
     }
 
     /// Undoes the freezing: the collector does not show frozen objects to those who ask for holders.
-    pub(crate) fn thaw(&mut self, py: Python<'_>) {
-        if std::mem::take(&mut self.frozen)
-            && let Err(error) = self.gc.bind(py).call_method0("unfreeze")
-        {
-            error.write_unraisable(py, None);
-        }
+    pub(crate) fn thaw(&mut self) {
+        self.frozen = None;
     }
 }
 
 impl Drop for AtRest {
     fn drop(&mut self) {
         Python::attach(|py| {
-            self.thaw(py);
+            self.thaw();
             if let Err(error) = self.gc.bind(py).call_method1("set_debug", (&self.debug_flags,)) {
                 error.write_unraisable(py, None);
             }
         });
     }
+}
+
+/// All objects that were alive when this was made, hidden from the garbage collector until it is dropped. What was
+/// hidden before stays so: CPython 3.12 puts its immortal objects there, and a program may have put anything.
+#[pyclass]
+pub(crate) struct FrozenHeap {
+    list: Option<Frozen>,
+    /// The object that marks our part of the list.
+    _marker: Py<PyList>,
+}
+
+impl FrozenHeap {
+    /// `None` where what was hidden before could not be told from the rest.
+    fn new(py: Python<'_>) -> PyResult<Option<FrozenHeap>> {
+        let gc = py.import("gc")?;
+        let (count, freeze) = (gc.getattr("get_freeze_count")?, gc.getattr("freeze")?);
+        let before: usize = count.call0()?.extract()?;
+        // SAFETY: the GIL is held.
+        let is_known = unsafe { Frozen::is_known() };
+        if !is_known && before > 0 {
+            return Ok(None);
+        }
+        freeze.call0()?;
+        let marker = PyList::empty(py);
+        freeze.call0()?;
+        let last = PyList::empty(py);
+        freeze.call0()?;
+        let now: usize = count.call0()?.extract()?;
+        let (first, second) = (marker.as_ptr() as usize, last.as_ptr() as usize);
+        // SAFETY: two lists of our own, which the collector tracks; the GIL is held, and the layout is known.
+        let list = is_known
+            .then(|| unsafe { Frozen::find(first, second, before, now) })
+            .flatten();
+        Ok(Some(FrozenHeap {
+            list,
+            _marker: marker.unbind(),
+        }))
+    }
+}
+
+impl Drop for FrozenHeap {
+    fn drop(&mut self) {
+        Python::attach(|py| {
+            let unfreeze = || {
+                let thawed = py.import("gc").and_then(|gc| gc.call_method0("unfreeze"));
+                if let Err(error) = thawed {
+                    error.write_unraisable(py, None);
+                }
+            };
+            match self.list {
+                // SAFETY: the marker is alive, and `unfreeze` runs no code of the program's.
+                Some(list) => unsafe { list.thaw_ours(unfreeze) },
+                None => unfreeze(),
+            }
+        });
+    }
+}
+
+/// Hides all objects from the garbage collector until the result dies.
+#[pyfunction]
+pub(crate) fn freeze(py: Python<'_>) -> PyResult<Option<FrozenHeap>> {
+    FrozenHeap::new(py)
 }
 
 /// "CPython 3.11.7".

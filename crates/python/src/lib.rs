@@ -28,6 +28,8 @@ mod _core {
     #[pymodule_export]
     use super::heap::{allocators, heap_info, heap_trim};
     #[pymodule_export]
+    use super::interpreter::freeze;
+    #[pymodule_export]
     use super::judge::{CheckError, check, inside, keep_hooks, render};
     #[pymodule_export]
     const CHECKS: [&str; leaktight::Checks::NAMES.len()] = leaktight::Checks::NAMES;

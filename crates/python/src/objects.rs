@@ -57,6 +57,26 @@ impl Probes {
     }
 }
 
+/// A tuple of arguments, those of them that are given on by a `functools.partial`, and all in it: nothing of this changes.
+pub(crate) fn parts_of_call(object: &Bound<'_, PyAny>, partial: &Bound<'_, PyAny>, parts: &mut Vec<usize>) {
+    /// Tuples and calls within each other; longer chains are cut.
+    const MOST: usize = 1000;
+    parts.push(object.as_ptr() as usize);
+    if parts.len() > MOST {
+        return;
+    }
+    if let Ok(tuple) = object.cast_exact::<PyTuple>() {
+        tuple
+            .iter_borrowed()
+            .for_each(|item| parts_of_call(&item, partial, parts));
+    } else if object.get_type().is(partial)
+        && let (Ok(function), Ok(arguments)) = (object.getattr("func"), object.getattr("args"))
+    {
+        parts_of_call(&function, partial, parts);
+        parts_of_call(&arguments, partial, parts);
+    }
+}
+
 /// What a live object is, given what the call uses.
 pub(crate) fn describe(
     object: &Bound<'_, PyAny>,

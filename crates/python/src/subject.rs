@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use leaktight::{Block, Description, Family, Frame, MappedVec, Planted, PythonFrame, Subject};
-use pyo3::exceptions::{PyAssertionError, PyException, PyTypeError};
+use leaktight::{Block, Description, Family, Frame, Frozen, MappedVec, Planted, PythonFrame, Subject};
+use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyList, PyTuple};
@@ -266,7 +266,7 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
-        self.at_rest.thaw(self.py);
+        self.at_rest.thaw();
         let py = self.py;
         holders::holder(py, self.types(block), block, address)
     }
@@ -306,16 +306,36 @@ impl Subject for PythonSubject<'_> {
         remark.ok().flatten().into_iter().collect()
     }
 
-    fn tracked_objects(&mut self, all: bool) -> MappedVec<usize> {
-        // Without the list only what the call uses is looked at.
-        self.at_rest.tracked(self.py, all).unwrap_or_default()
+    fn frozen_objects(&mut self) -> Option<Frozen> {
+        self.at_rest.frozen()
+    }
+
+    fn tracked_objects(&mut self) -> MappedVec<usize> {
+        // Without the list only what was there before is looked at.
+        self.at_rest.tracked(self.py).unwrap_or_default()
+    }
+
+    fn is_interrupted(&mut self) -> bool {
+        // SAFETY: the GIL is held. The first takes the note of a Ctrl-C away, and the second puts it back.
+        unsafe {
+            let interrupted = ffi::PyOS_InterruptOccurred() != 0;
+            if interrupted {
+                ffi::PyErr_SetInterrupt();
+            }
+            interrupted
+        }
     }
 
     fn named_objects(&mut self) -> Vec<usize> {
         let mut named = self.probes.objects().to_vec();
         match &self.callee {
             Callee::Function(function, arguments) => {
-                named.extend([function.as_ptr() as usize, arguments.as_ptr() as usize]);
+                let (function, arguments) = (function.bind(self.py), arguments.bind(self.py));
+                let partial = self.py.import("functools").and_then(|module| module.getattr("partial"));
+                if let Ok(partial) = partial {
+                    objects::parts_of_call(arguments.as_any(), &partial, &mut named);
+                    objects::parts_of_call(function, &partial, &mut named);
+                }
             }
             Callee::Code(code, namespace, _) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
         }
@@ -323,13 +343,11 @@ impl Subject for PythonSubject<'_> {
     }
 
     fn chosen_objects(&mut self) -> Option<Vec<usize>> {
-        // The list lives for as long as the subject, and its items with it.
-        let chosen = self.chosen.as_ref()?.bind(self.py);
-        Some(chosen.iter().map(|object| object.as_ptr() as usize).collect())
-    }
-
-    fn may_mind_references(&self, why: &PyErr) -> bool {
-        why.is_instance_of::<PyException>(self.py) && !why.is_instance_of::<CallTimeout>(self.py)
+        // What they are named by keeps them alive until the first call; the list must not do so after it.
+        let chosen = self.chosen.take()?.into_bound(self.py);
+        let addresses = chosen.iter().map(|object| object.as_ptr() as usize).collect();
+        chosen.del_slice(0, chosen.len()).ok()?;
+        Some(addresses)
     }
 
     fn plant_references(&mut self, count: u32) -> Option<[usize; 2]> {
@@ -342,7 +360,7 @@ impl Subject for PythonSubject<'_> {
 
     fn describe(&mut self, object: usize) -> Description {
         let py = self.py;
-        self.at_rest.thaw(py);
+        self.at_rest.thaw();
         // SAFETY: the engine asks for objects that it holds.
         let object = unsafe { Bound::from_borrowed_ptr(py, object as *mut ffi::PyObject) };
         let (none, nobody) = (PyTuple::empty(py), PyDict::new(py));

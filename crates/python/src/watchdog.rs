@@ -117,6 +117,9 @@ fn interrupt(target: c_long, call: &Call) {
             let class = py.get_type::<CallTimeout>();
             // SAFETY: the GIL is held; an unknown thread number is ignored.
             unsafe { ffi::PyThreadState_SetAsyncExc(target, class.as_ptr()) };
+            // It may wait for something to die that is held.
+            // SAFETY: the GIL is held.
+            unsafe { leaktight::let_go_of_objects() };
         }
     });
 }

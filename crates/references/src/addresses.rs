@@ -19,20 +19,27 @@ impl AddressSet {
         }
     }
 
-    pub(crate) fn insert(&mut self, address: Address) -> Result<(), OutOfMemory> {
+    /// Says whether it is new.
+    pub(crate) fn insert(&mut self, address: Address) -> Result<bool, OutOfMemory> {
         if (self.order.len() + 1) * 2 > self.slots.len() {
             self.grow()?;
         }
         let slot = self.slot(address);
-        if self.slots[slot] == 0 {
+        let is_new = self.slots[slot] == 0;
+        if is_new {
             self.slots[slot] = address;
             self.order.push(address)?;
         }
-        Ok(())
+        Ok(is_new)
     }
 
     pub(crate) fn contains(&self, address: &Address) -> bool {
         *address != 0 && !self.slots.is_empty() && self.slots[self.slot(*address)] == *address
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.order.clear();
+        self.slots.iter_mut().for_each(|slot| *slot = 0);
     }
 
     /// Where the address is, or belongs.
@@ -77,8 +84,9 @@ mod tests {
             let mut set = AddressSet::new();
             let mut expected = Vec::new();
             for address in addresses.iter().chain(&addresses).map(|address| address.get() % 5000 + 1) {
-                set.insert(address).unwrap();
-                if !expected.contains(&address) {
+                let is_new = !expected.contains(&address);
+                proptest::prop_assert_eq!(set.insert(address).unwrap(), is_new);
+                if is_new {
                     expected.push(address);
                 }
             }

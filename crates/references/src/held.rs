@@ -5,8 +5,11 @@ use std::ffi::{c_int, c_void};
 use leaktight_liveset::{MappedVec, OutOfMemory};
 
 use crate::addresses::AddressSet;
-use crate::runtime::{Address, HELD, Runtime, type_of};
+use crate::frozen::Frozen;
+use crate::loose::{Loose, read_again};
+use crate::runtime::{Address, HELD, Runtime, type_of, word};
 use crate::static_data;
+use crate::told::Told;
 
 /// One object, and the count that it had.
 #[derive(Clone, Copy)]
@@ -15,23 +18,29 @@ struct Object {
     count: i64,
 }
 
-/// Every object of the process that could be found. Each has [`HELD`] references more than others gave it, until
-/// this is dropped, which needs the GIL as everything here does.
+/// Every object of the process that could be found. Those whose death nobody can notice have [`HELD`] references more
+/// than others gave them, until this is dropped, which needs the GIL as everything here does. The others die when they
+/// should.
 ///
 /// The tables lie in memory of their own, where a search for references finds nothing.
 pub struct Held {
     runtime: Runtime,
+    frozen: Frozen,
     objects: MappedVec<Object>,
-    /// Containers that are immortal: not counted, but what they hold is.
-    immortal: MappedVec<Address>,
-    /// All that refer to others.
-    containers: MappedVec<Address>,
+    /// Not held, and frozen: in the order of the collector's list.
+    frozen_objects: MappedVec<Object>,
+    /// Neither held nor frozen.
+    loose: AddressSet,
+    loose_objects: MappedVec<Loose>,
     types: AddressSet,
     /// Most objects have the type of the one before.
     last_type: Address,
+    /// Those of the held objects that did not have to be.
+    kept: Vec<Address>,
     /// What was released too often, and how often.
     released: Vec<(Address, i64)>,
     out_of_memory: bool,
+    _told: Option<Told>,
 }
 
 /// An object whose count is not what it was.
@@ -43,23 +52,63 @@ pub struct Change {
     pub by: i64,
 }
 
+/// Why counts can no longer be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Lost {
+    /// There is no room for the tables.
+    OutOfMemory,
+    /// Memory cannot be read.
+    Unreadable,
+    /// Somebody has thawed the objects that were frozen.
+    Thawed,
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lost::OutOfMemory => OutOfMemory.fmt(f),
+            Lost::Unreadable => f.write_str("own memory could not be read"),
+            Lost::Thawed => f.write_str("the calls thaw what the garbage collector was told to leave alone"),
+        }
+    }
+}
+
+impl std::error::Error for Lost {}
+
+impl From<OutOfMemory> for Lost {
+    fn from(_: OutOfMemory) -> Lost {
+        Lost::OutOfMemory
+    }
+}
+
 impl Held {
     /// Nothing yet; see [`Held::add`].
-    pub fn new(runtime: Runtime) -> Held {
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    pub unsafe fn new(runtime: Runtime, frozen: Frozen) -> Held {
         Held {
             runtime,
+            frozen,
             objects: MappedVec::new(),
-            immortal: MappedVec::new(),
-            containers: MappedVec::new(),
+            frozen_objects: MappedVec::new(),
+            loose: AddressSet::new(),
+            loose_objects: MappedVec::new(),
             types: AddressSet::new(),
             last_type: 0,
+            kept: Vec::new(),
             released: Vec::new(),
             out_of_memory: false,
+            // SAFETY: by the caller's promise.
+            _told: unsafe { Told::new(&runtime) },
         }
     }
 
-    /// Holds what is reached from the objects in `tracked`, from `named`, from the objects that are held already,
-    /// and from static data of extension modules.
+    /// Finds what is frozen, what is in `tracked`, what these refer to, and what static data of extension modules refers
+    /// to; and holds what may be held, and the objects in `lasting`, which nobody releases before this is dropped. To be
+    /// called again when there are new ones.
     ///
     /// # Errors
     ///
@@ -68,37 +117,31 @@ impl Held {
     /// # Safety
     ///
     /// All of them are live objects, and the GIL is held.
-    pub unsafe fn add(&mut self, tracked: &[usize], named: &[usize]) -> std::io::Result<()> {
-        let (known, followed) = (self.objects.len(), self.immortal.len());
+    pub unsafe fn add(&mut self, tracked: &[usize], lasting: &[usize]) -> std::io::Result<()> {
+        let from = self.objects.len();
+        // What was neither held nor frozen may be gone by now; if it is not, it is found again.
+        self.loose.clear();
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
-            for object in tracked.iter().chain(named) {
-                if !self.hold(*object) && !self.runtime.is_held(*object) {
-                    self.immortal.push(*object).map_err(std::io::Error::other)?;
+            lasting.iter().for_each(|object| self.hold(*object));
+            let frozen = self.frozen;
+            frozen.each(|object| self.begin_at(object));
+            for object in tracked {
+                self.begin_at(*object);
+                if self.runtime.is_free(*object) {
+                    self.out_of_memory |= self.loose.insert(*object).is_err();
                 }
             }
-            // What was known before may refer to new objects by now.
-            for at in 0..self.containers.len() {
-                self.visit_all(self.containers[at]);
-            }
-            for at in followed..self.immortal.len() {
-                self.follow(self.immortal[at]);
-            }
-            self.follow_from(known);
+            self.follow_from(from);
             let from = self.objects.len();
             let found = static_data::objects(&self.runtime, &self.types)?;
-            for object in found.iter() {
-                self.hold(*object);
-            }
+            found.iter().for_each(|object| self.meet(*object));
             self.follow_from(from);
         }
-        match self.out_of_memory {
-            true => Err(std::io::Error::other(OutOfMemory)),
-            false => Ok(()),
-        }
+        self.room().map_err(std::io::Error::other)
     }
 
-    /// Holds just these objects, and nothing that they refer to.
+    /// Finds just these objects, and nothing that they refer to.
     ///
     /// # Errors
     ///
@@ -107,115 +150,258 @@ impl Held {
     /// # Safety
     ///
     /// All of them are live objects, and the GIL is held.
-    pub unsafe fn add_only(&mut self, objects: &[usize]) -> std::io::Result<()> {
-        for object in objects {
-            // SAFETY: by the caller's promise.
-            unsafe { self.hold(*object) };
+    pub unsafe fn add_only(&mut self, objects: &[usize], lasting: &[usize]) -> Result<(), OutOfMemory> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            lasting.iter().for_each(|object| self.hold(*object));
+            for object in objects {
+                if self.runtime.is_unnoticed(*object) {
+                    self.hold(*object);
+                } else if self.runtime.is_free(*object) {
+                    self.out_of_memory |= self.loose.insert(*object).is_err();
+                }
+            }
         }
-        match self.out_of_memory {
-            true => Err(std::io::Error::other(OutOfMemory)),
-            false => Ok(()),
+        self.room()
+    }
+
+    fn room(&self) -> Result<(), OutOfMemory> {
+        if self.out_of_memory { Err(OutOfMemory) } else { Ok(()) }
+    }
+
+    /// Holds an object that the collector knows, if it may, and follows it.
+    unsafe fn begin_at(&mut self, object: Address) {
+        // SAFETY: alive, by the caller's promise.
+        unsafe {
+            if let Some(namespace) = self.runtime.namespace_of_extension(object) {
+                let runtime = self.runtime;
+                runtime.items(namespace, |_, value| {
+                    if runtime.is_plain_container(value) && runtime.refers_to_unnoticed(value) {
+                        self.hold(value);
+                    }
+                    true
+                });
+            }
+            let known = self.objects.len();
+            self.meet(object);
+            // A new one is followed with the others.
+            if self.objects.len() == known {
+                self.follow(object);
+            }
+        }
+    }
+
+    /// Holds an object, if it is mortal and nobody notices; otherwise remembers it, unless the collector knows it.
+    unsafe fn meet(&mut self, object: Address) {
+        // SAFETY: a live object.
+        unsafe {
+            if !self.runtime.is_free(object) {
+            } else if self.runtime.is_unnoticed(object) {
+                self.hold(object);
+            } else if !self.runtime.is_tracked(object) {
+                self.out_of_memory |= self.loose.insert(object).is_err();
+            }
         }
     }
 
     /// Holds one more object, if it is mortal and not held.
-    unsafe fn hold(&mut self, object: Address) -> bool {
+    unsafe fn hold(&mut self, object: Address) {
         // SAFETY: a live object.
         unsafe {
             if !self.runtime.is_free(object) {
-                return false;
+                return;
             }
             let new = Object {
                 address: object,
                 count: 0,
             };
-            self.out_of_memory |= self.objects.push(new).is_err();
-            if self.out_of_memory {
-                return false;
+            match self.objects.push(new) {
+                Ok(()) => self.runtime.add(object, HELD),
+                Err(OutOfMemory) => self.out_of_memory = true,
             }
-            self.runtime.add(object, HELD);
-            true
         }
     }
 
     unsafe fn follow_from(&mut self, from: usize) {
-        let mut at = from;
-        while at < self.objects.len() {
-            // SAFETY: held, and so alive.
-            unsafe { self.follow(self.objects[at].address) };
-            at += 1;
+        let (mut held, mut loose) = (from, 0);
+        while held < self.objects.len() || loose < self.loose.len() {
+            let next = if held < self.objects.len() {
+                held += 1;
+                self.objects[held - 1].address
+            } else {
+                loose += 1;
+                self.loose[loose - 1]
+            };
+            // SAFETY: held, or just met, and so alive.
+            unsafe { self.follow(next) };
         }
     }
 
-    /// Holds what `object` refers to, and its type.
+    /// Meets what `object` refers to, and its type.
     unsafe fn follow(&mut self, object: Address) {
-        // SAFETY: alive, by the caller's promise.
+        unsafe extern "C" fn visit(object: *mut c_void, held: *mut c_void) -> c_int {
+            // SAFETY: the argument that is passed below, and an object that a live one refers to.
+            unsafe { (*held.cast::<Held>()).meet(object as Address) };
+            0
+        }
+        let runtime = self.runtime;
+        // SAFETY: alive, by the caller's promise; `visit` takes a `Held`, which nobody else uses meanwhile.
         unsafe {
             let of = type_of(object);
             if of != std::mem::replace(&mut self.last_type, of) {
                 self.hold(of);
                 self.out_of_memory |= self.types.insert(of).is_err();
             }
-            if self.runtime.is_type(object) {
+            if runtime.is_type(object) {
                 self.out_of_memory |= self.types.insert(object).is_err();
             }
-            if self.runtime.has_references(object) {
-                self.out_of_memory |= self.containers.push(object).is_err();
-                self.visit_all(object);
-            }
+            runtime.traverse(object, visit, (&raw mut *self).cast());
         }
-    }
-
-    /// Holds what `object` refers to.
-    unsafe fn visit_all(&mut self, object: Address) {
-        unsafe extern "C" fn visit(object: *mut c_void, held: *mut c_void) -> c_int {
-            // SAFETY: the argument that is passed below, and an object that a live one refers to.
-            unsafe { (*held.cast::<Held>()).hold(object as Address) };
-            0
-        }
-        let runtime = self.runtime;
-        // SAFETY: alive, by the caller's promise; `visit` takes a `Held`, which nobody else uses meanwhile.
-        unsafe { runtime.traverse(object, visit, (&raw mut *self).cast()) };
     }
 
     /// Takes the counts as they are now for those to compare with.
     ///
+    /// # Errors
+    ///
+    /// When the tables do not find room.
+    ///
     /// # Safety
     ///
-    /// The GIL is held.
-    pub unsafe fn begin(&mut self) {
+    /// The GIL is held, and nothing has run since the last objects were added.
+    pub unsafe fn begin(&mut self) -> Result<(), OutOfMemory> {
         for object in self.objects.iter_mut() {
             // SAFETY: held.
             object.count = unsafe { self.runtime.count_of_held(object.address) };
         }
+        // SAFETY: what is in the collector's list is alive, and so is what was found just now.
+        unsafe {
+            let (runtime, objects) = (self.runtime, &mut self.frozen_objects);
+            let mut result = Ok(());
+            self.frozen.each(|address| {
+                if runtime.is_free(address)
+                    && let Some(count) = runtime.count(address)
+                {
+                    result = objects.push(Object { address, count }).and(result);
+                }
+            });
+            for address in self.loose.iter().copied().filter(|object| runtime.is_free(*object)) {
+                let head = [word(address), type_of(address)];
+                result = self.loose_objects.push(Loose { address, head }).and(result);
+            }
+            result
+        }
     }
 
-    /// The objects whose count has changed since [`Held::begin`].
+    /// The objects whose count has changed since [`Held::begin`], by rising address.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be said any more.
     ///
     /// # Safety
     ///
     /// The GIL is held.
-    pub unsafe fn changes(&self) -> Vec<Change> {
-        let change = |object: &Object| Change {
-            object: object.address,
-            // SAFETY: held.
-            by: unsafe { self.runtime.count_of_held(object.address) } - object.count,
+    pub unsafe fn changes(&self) -> Result<Vec<Change>, Lost> {
+        let mut changes = Vec::new();
+        let mut note = |object: Address, by: i64| {
+            if by != 0 {
+                changes.push(Change { object, by });
+            }
         };
-        self.objects
-            .iter()
-            .map(change)
-            .filter(|change| change.by != 0)
-            .collect()
+        for object in self.objects.iter() {
+            // SAFETY: held.
+            note(
+                object.address,
+                unsafe { self.runtime.count_of_held(object.address) } - object.count,
+            );
+        }
+        // SAFETY: what is in the collector's list is alive.
+        unsafe { self.each_frozen(|object, count| note(object.address, count - object.count)) }?;
+        read_again(&self.loose_objects, |object, head| {
+            let [before, after] = [object.head[0], head[0]].map(|word| self.runtime.count_in(word));
+            if let (Some(before), Some(after)) = (before, after)
+                && !self.runtime.is_held_in(head[0])
+            {
+                note(object.address, after - before);
+            }
+        })
+        .map_err(|_| Lost::Unreadable)?;
+        changes.sort_unstable_by_key(|change| change.object);
+        Ok(changes)
+    }
+
+    /// Calls `each` with the objects that were frozen, are not held, and live, and with their counts.
+    unsafe fn each_frozen(&self, mut each: impl FnMut(&Object, i64)) -> Result<(), Lost> {
+        let mut rest = self.frozen_objects.iter();
+        // SAFETY: `each` is ours; what is in the collector's list is alive.
+        let is_intact = unsafe {
+            self.frozen.each(|address| {
+                let Some(count) = self.runtime.count(address) else {
+                    return;
+                };
+                // They come in the same order; those in between have died. Others that are in the list are held from the start.
+                let next = rest.as_slice().first().is_some_and(|object| object.address == address);
+                if next || !self.runtime.is_held(address) {
+                    let found = rest.find(|object| object.address == address);
+                    if let Some(object) = found.filter(|_| !self.runtime.is_held(address)) {
+                        each(object, count);
+                    }
+                }
+            })
+        };
+        if is_intact { Ok(()) } else { Err(Lost::Thawed) }
     }
 
     /// How many references an object has.
     ///
     /// # Safety
     ///
-    /// It is held, and so is the GIL.
+    /// It is alive, and the GIL is held.
     pub unsafe fn count(&self, object: usize) -> i64 {
         // SAFETY: by the caller's promise.
-        unsafe { self.runtime.count_of_held(object) }
+        unsafe { self.runtime.references(object) }.unwrap_or(0)
+    }
+
+    /// Holds one of the objects that were only followed so far, until [`Held::release`] or the end.
+    ///
+    /// # Safety
+    ///
+    /// It is alive, and the GIL is held.
+    pub unsafe fn keep(&mut self, object: usize) {
+        let same = |known: &&Object| known.address == object;
+        let frozen = self.frozen_objects.iter().find(same).map(|known| known.count);
+        let loose = self.loose_objects.iter().find(|known| known.address == object);
+        let loose = loose.and_then(|known| self.runtime.count_in(known.head[0]));
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let held = self.objects.len();
+            self.hold(object);
+            if held < self.objects.len() {
+                self.objects[held].count = frozen.or(loose).unwrap_or(0);
+                self.kept.push(object);
+            }
+        }
+    }
+
+    /// Lets go of those of these objects that [`Held::keep`] has held. Who drops what is returned may run code of theirs.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    #[must_use]
+    pub unsafe fn release(&mut self, objects: &[usize]) -> Dying {
+        let mut dying = Dying::new(self.runtime);
+        for object in objects {
+            if let Some(at) = self.kept.iter().position(|kept| kept == object) {
+                self.kept.swap_remove(at);
+                if let Some(at) = self.objects.iter().rposition(|held| held.address == *object) {
+                    self.objects.remove(at);
+                    // SAFETY: held until here.
+                    unsafe { dying.let_go(*object) };
+                }
+            }
+        }
+        dying
     }
 
     /// Gives these references back to an object that has lost them, so that its owners find it alive.
@@ -223,24 +409,37 @@ impl Held {
         self.released.push((object, references));
     }
 
-    /// How many objects are held.
+    /// How many objects are followed.
     pub fn len(&self) -> usize {
-        self.objects.len()
+        self.objects.len() + self.frozen_objects.len() + self.loose_objects.len()
     }
 
     /// Whether no object is.
     pub fn is_empty(&self) -> bool {
-        self.objects.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {
         &self.runtime
     }
 
-    /// All containers, mortal or not.
-    pub(crate) fn each(&self, mut each: impl FnMut(Address)) {
-        self.objects.iter().for_each(|object| each(object.address));
-        self.immortal.iter().copied().for_each(each);
+    /// Calls `each` with every object that lives for certain.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held, and `each` runs nothing of the program's.
+    pub(crate) unsafe fn each(&self, mut each: impl FnMut(Address)) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.frozen.each(&mut each);
+            for object in self
+                .objects
+                .iter()
+                .filter(|object| !self.runtime.is_tracked(object.address))
+            {
+                each(object.address);
+            }
+        }
     }
 }
 
@@ -250,22 +449,47 @@ impl Drop for Held {
             // SAFETY: a held object.
             unsafe { self.runtime.add(object, references) };
         }
-        let mut dead = MappedVec::new();
+        let mut dying = Dying::new(self.runtime);
         for object in self.objects.iter() {
-            let address = object.address;
-            // SAFETY: held until here; the references that are taken away are our own. The last one of an object that
-            // nobody else wants any more is kept until all counts are right, since freeing it releases others.
-            unsafe {
-                let others = self.runtime.count_of_held(address);
-                if others > 0 {
-                    self.runtime.add(address, -HELD);
-                } else if others == 0 && dead.push(address).is_ok() {
-                    self.runtime.add(address, 1 - HELD);
-                }
-                // Below zero its owners are too many: it must stay.
-            }
+            // SAFETY: held until here.
+            unsafe { dying.let_go(object.address) };
         }
-        for object in dead.iter() {
+    }
+}
+
+/// Objects that nobody wants any more. They die when this is dropped: freeing one releases others, so all counts must be
+/// right before.
+pub struct Dying {
+    runtime: Runtime,
+    objects: MappedVec<Address>,
+}
+
+impl Dying {
+    fn new(runtime: Runtime) -> Dying {
+        Dying {
+            runtime,
+            objects: MappedVec::new(),
+        }
+    }
+
+    /// Takes the references away that holding has added.
+    unsafe fn let_go(&mut self, object: Address) {
+        // SAFETY: held, by the caller's promise; the references are our own.
+        unsafe {
+            let others = self.runtime.count_of_held(object);
+            if others > 0 {
+                self.runtime.add(object, -HELD);
+            } else if others == 0 && self.objects.push(object).is_ok() {
+                self.runtime.add(object, 1 - HELD);
+            }
+            // Below zero its owners are too many: it must stay.
+        }
+    }
+}
+
+impl Drop for Dying {
+    fn drop(&mut self) {
+        for object in self.objects.iter() {
             // SAFETY: the last reference, ours.
             unsafe { self.runtime.release(*object) };
         }

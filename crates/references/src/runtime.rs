@@ -3,6 +3,9 @@
 use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::mem::transmute;
 
+use crate::frozen::is_tracked;
+use crate::unnoticed::Unnoticed;
+
 /// `PyObject *`, as a number.
 pub(crate) type Address = usize;
 
@@ -48,6 +51,9 @@ pub struct Runtime {
     str_type: Address,
     bytes_type: Address,
     type_type: Address,
+    module_type: Address,
+    plain_containers: [Address; 3],
+    unnoticed: Unnoticed,
     dict_next: DictNext,
     decref: unsafe extern "C" fn(*mut c_void),
 }
@@ -92,6 +98,9 @@ impl Runtime {
                 str_type: symbol(c"PyUnicode_Type")?,
                 bytes_type: symbol(c"PyBytes_Type")?,
                 type_type: symbol(c"PyType_Type")?,
+                module_type: symbol(c"PyModule_Type")?,
+                plain_containers: [symbol(c"PyList_Type")?, symbol(c"PyDict_Type")?, symbol(c"PySet_Type")?],
+                unnoticed: Unnoticed::find()?,
                 dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
                 decref: transmute::<Address, unsafe extern "C" fn(*mut c_void)>(symbol(c"Py_DecRef")?),
             }
@@ -186,7 +195,27 @@ impl Runtime {
     #[inline]
     pub(crate) unsafe fn is_held(&self, object: Address) -> bool {
         // SAFETY: by the caller's promise. Even when it was released too often.
-        unsafe { self.count(object).is_some_and(|count| count >= HELD / 2) }
+        self.is_held_in(unsafe { word(object) })
+    }
+
+    /// The same, of the first word of an object.
+    #[inline]
+    pub(crate) fn is_held_in(&self, word: usize) -> bool {
+        self.count_in(word).is_some_and(|count| count >= HELD / 2)
+    }
+
+    /// How many references others have given an object, held or not; `None` when it is immortal.
+    ///
+    /// # Safety
+    ///
+    /// It is alive.
+    #[inline]
+    pub(crate) unsafe fn references(&self, object: Address) -> Option<i64> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let count = self.count(object)?;
+            Some(if count >= HELD / 2 { count - HELD } else { count })
+        }
     }
 
     /// Whether an object is mortal and not held.
@@ -249,16 +278,6 @@ impl Runtime {
         }
     }
 
-    /// Whether [`Runtime::traverse`] has anything to tell of this object.
-    ///
-    /// # Safety
-    ///
-    /// `object` is alive.
-    pub(crate) unsafe fn has_references(&self, object: Address) -> bool {
-        // SAFETY: by the caller's promise.
-        unsafe { type_of(object) == self.code_type || self.is_container(object) }
-    }
-
     /// Whether this object owns a reference to its type without telling the collector: instances of heap types
     /// that the collector does not look after.
     ///
@@ -268,6 +287,75 @@ impl Runtime {
     pub(crate) unsafe fn owns_type_unseen(&self, object: Address) -> bool {
         // SAFETY: as in `is_container`.
         unsafe { word(type_of(object) + FLAGS) & HEAP_TYPE != 0 && !self.is_container(object) }
+    }
+
+    /// Whether the collector has this object in one of its lists.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn is_tracked(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { self.is_container(object) && is_tracked(object) }
+    }
+
+    /// Whether nobody notices when this object is held.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive, and the GIL is held.
+    #[inline]
+    pub(crate) unsafe fn is_unnoticed(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { self.unnoticed.contains(self, object) }
+    }
+
+    /// Whether the same goes for all that an object refers to.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive, and the GIL is held.
+    pub(crate) unsafe fn refers_to_unnoticed(&self, object: Address) -> bool {
+        unsafe extern "C" fn visit(object: *mut c_void, state: *mut c_void) -> c_int {
+            // SAFETY: the argument that is passed below, and an object that a live one refers to.
+            unsafe {
+                let (runtime, all) = &mut *state.cast::<(Runtime, bool)>();
+                *all = *all && runtime.is_unnoticed(object as Address);
+                c_int::from(!*all)
+            }
+        }
+        let mut state = (*self, true);
+        // SAFETY: alive, by the caller's promise; `visit` takes a pair like `state`.
+        unsafe { self.traverse(object, visit, (&raw mut state).cast()) };
+        state.1
+    }
+
+    /// The namespace of a module that is not written in Python, whose variables hardly ever change.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn namespace_of_extension(&self, object: Address) -> Option<Address> {
+        /// `PyModuleObject.md_dict` and `md_def` (Include/internal/pycore_moduleobject.h).
+        const NAMESPACE: usize = 16;
+        const DEFINITION: usize = 24;
+        // SAFETY: the fields of a module.
+        unsafe {
+            let is_module = type_of(object) == self.module_type && word(object + DEFINITION) != 0;
+            is_module
+                .then(|| word(object + NAMESPACE))
+                .filter(|dict| *dict != 0 && type_of(*dict) == self.dict_type)
+        }
+    }
+
+    /// Whether this is a `list`, a `dict` or a `set`, not of a subclass.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn is_plain_container(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        self.plain_containers.contains(&unsafe { type_of(object) })
     }
 
     /// Whether the object is a type.
@@ -398,7 +486,7 @@ fn minor_version() -> Option<u32> {
     (!version.contains("free-threading")).then(|| minor.parse().ok())?
 }
 
-fn symbol(name: &CStr) -> Result<Address, Unknown> {
+pub(crate) fn symbol(name: &CStr) -> Result<Address, Unknown> {
     // SAFETY: dlsym takes a NUL-terminated name.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     if found.is_null() {

@@ -32,7 +32,7 @@ pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet) -> Result<Ad
         // SAFETY: an exact dict.
         unsafe {
             runtime.items(interned, |key, _| {
-                result = found.insert(key);
+                result = found.insert(key).map(drop);
                 result.is_ok()
             });
         }
