@@ -24,17 +24,21 @@
 #![forbid(unsafe_code)]
 
 mod births;
+mod history;
 mod judge;
+mod looks;
 mod lost;
 pub mod references;
 mod resident;
 mod rules;
 mod scarce;
 mod screen;
+mod site;
 mod trend;
 
 pub use births::{Births, Rate};
-pub use judge::{Judge, Next, Outcome, RESIDENT, Site, SiteFinding};
+pub use judge::{Judge, Next, Outcome, RESIDENT};
 pub use lost::is_proof;
 pub use rules::{Certainty, Reason, Rules, Verdict};
+pub use site::{Site, SiteFinding};
 pub use trend::Amount;

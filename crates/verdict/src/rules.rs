@@ -29,7 +29,31 @@ impl Rules {
     }
 }
 
+/// What so many calls suffice for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Only what is lost convicts, and nothing acquits.
+    Early,
+    /// From [`Rules::clean_at`] on: what leaves nothing is clean.
+    Clearing,
+    /// From [`Rules::confirm`] on: what is held and grows in step is a leak.
+    Confirming,
+}
+
 impl Rules {
+    /// What `calls` calls suffice for; `last` when there can be no further one.
+    pub(crate) fn phase(&self, calls: u32, last: bool) -> Phase {
+        let confirm = match last {
+            true => self.confirm_when_exhausted(),
+            false => self.confirm(),
+        };
+        match calls {
+            _ if calls < self.clean_at() => Phase::Early,
+            _ if calls < confirm => Phase::Clearing,
+            _ => Phase::Confirming,
+        }
+    }
+
     /// The looks of the screening. The second costs few calls, and saves those with stacks for what happens to be
     /// alive from each of the first calls, such as tables that grow and buffers that are kept for later.
     pub(crate) fn screens(&self) -> Option<[u32; 2]> {
@@ -38,7 +62,7 @@ impl Rules {
 
     /// When time or memory ran out, growth in step is called a leak from here on: half as many calls, and
     /// so no cache that is full after 1,024 calls can be mistaken for one.
-    pub(crate) fn confirm_when_exhausted(&self) -> u32 {
+    fn confirm_when_exhausted(&self) -> u32 {
         self.confirm() / 2
     }
 }
