@@ -1,10 +1,12 @@
 //! The judge: takes what was measured, says when to go on and what it means.
 
+use std::time::Duration;
+
 use crate::births::{Births, Rate};
 use crate::history::History;
 use crate::looks;
 use crate::resident::{self, Resident};
-use crate::rules::{Certainty, Phase, Reason, Rules, Verdict};
+use crate::rules::{Certainty, Kept, Phase, Reason, Rules, Verdict};
 use crate::screen;
 use crate::site::{Moment, Site, SiteFinding, State, told_window};
 use crate::trend::{Amount, Trend};
@@ -18,8 +20,8 @@ pub struct Judge {
     sites_since: Option<u32>,
     /// Resident memory that no block explains, once there is a suspicion.
     resident: Option<Resident>,
-    /// The look before.
-    earlier: History,
+    /// The looks before, from the first on that may say "clean".
+    history: History,
 }
 
 /// What to do after a look.
@@ -61,7 +63,7 @@ impl Judge {
             trend: Trend::default(),
             sites_since: None,
             resident: None,
-            earlier: History::default(),
+            history: History::default(),
         }
     }
 
@@ -101,37 +103,38 @@ impl Judge {
         sites.iter().any(|site| !site.scarce && site.births.spread(from, to, 4))
     }
 
-    /// Judges after `calls` calls.
-    pub fn look(&mut self, calls: u32, sites: &[Site]) -> Next {
-        let verdict = self.screened(calls, sites).or_else(|| self.decide(calls, sites));
+    /// Judges after `calls` calls, which took so long.
+    pub fn look(&mut self, calls: u32, took: Duration, sites: &[Site]) -> Next {
+        let moment = self.moment(calls, took, false);
+        let verdict = self.screened(calls, sites).or_else(|| self.decide(&moment, sites));
         let next = if let Some(outcome) = verdict {
             Next::Done(outcome)
         } else if calls >= self.rules.max_calls {
-            Next::Done(self.exhausted(calls, sites))
+            Next::Done(self.exhausted(calls, took, sites))
         } else {
             self.go_on(calls, sites)
         };
         if calls >= self.rules.clean_at() {
-            self.earlier = History::of(calls, sites);
+            self.history.add(calls, sites);
         }
         next
     }
 
-    /// The verdict when there can be no further call: time or memory ran out after `calls` calls.
-    pub fn exhausted(&self, calls: u32, sites: &[Site]) -> Outcome {
-        if let Some(outcome) = self.decide(calls, sites) {
+    /// The verdict when there can be no further call: time or memory ran out after `calls` calls, which took so long.
+    pub fn exhausted(&self, calls: u32, took: Duration, sites: &[Site]) -> Outcome {
+        if let Some(outcome) = self.decide(&self.moment(calls, took, false), sites) {
             return outcome;
         }
         if calls < LEAST_CALLS {
             return self.outcome(Verdict::Indeterminate, Reason::TooFewCalls, Vec::new(), 0);
         }
-        let moment = self.moment(calls, true);
-        let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), false);
+        let moment = self.moment(calls, took, true);
+        let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), Vec::new());
         for site in sites {
             match moment.state(site) {
                 State::Found(found) => findings.push(found),
                 State::Open(found) => open.push(found),
-                State::Falling => falling = true,
+                State::Falling => falling.push(site.id),
                 State::Quiet => {}
             }
         }
@@ -144,6 +147,7 @@ impl Judge {
         }
         if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
             open = self.rising_sites(calls, sites);
+            open.retain(|found| !falling.contains(&found.site));
         }
         if !findings.is_empty() {
             return self.outcome(Verdict::Leak, Reason::Findings, findings, 0);
@@ -151,8 +155,8 @@ impl Judge {
         if !open.is_empty() {
             return self.outcome(Verdict::Indeterminate, Reason::StillGrowing, open, 0);
         }
-        if falling {
-            return self.outcome(Verdict::Bounded, stopped(calls, sites), Vec::new(), 0);
+        if !falling.is_empty() {
+            return self.outcome(Verdict::Bounded, Reason::Slows(kept(calls, sites)), Vec::new(), 0);
         }
         self.nothing_grows(calls, sites)
     }
@@ -171,8 +175,8 @@ impl Judge {
     }
 
     /// The verdict, if it already stands.
-    fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let moment = self.moment(calls, false);
+    fn decide(&self, moment: &Moment<'_>, sites: &[Site]) -> Option<Outcome> {
+        let calls = moment.calls;
         let (mut findings, mut undecided) = (Vec::new(), false);
         for site in sites {
             match moment.state(site) {
@@ -202,7 +206,7 @@ impl Judge {
             return Some(self.outcome(Verdict::Leak, Reason::Findings, findings, 0));
         }
         // A single step may have begun something; long after, it was one.
-        let rises = match calls > self.rules.confirm() {
+        let rises = match calls > self.rules.settled() {
             true => self.trend.still_rises(calls),
             false => self.trend.rises(calls),
         };
@@ -225,27 +229,25 @@ impl Judge {
         }
     }
 
-    fn moment(&self, calls: u32, last: bool) -> Moment<'_> {
+    fn moment(&self, calls: u32, took: Duration, last: bool) -> Moment<'_> {
         Moment {
             rules: &self.rules,
             calls,
-            phase: self.rules.phase(calls, last),
+            phase: self.rules.phase(calls, took),
             last,
             sites_since: self.sites_since,
-            earlier: &self.earlier,
+            history: &self.history,
         }
     }
 
     /// Sites that hold more bytes than at the look before, or than nothing if this is the first: they carry the trend.
     fn rising_sites(&self, calls: u32, sites: &[Site]) -> Vec<SiteFinding> {
         const SHARE_PERCENT: u64 = 5;
-        let since = self.earlier.calls();
-        if since >= calls {
-            return Vec::new();
-        }
-        let all: u64 = sites.iter().map(|site| self.earlier.rise(site)).sum();
+        let since = self.history.calls_before(calls);
+        let rise = |site: &Site| self.history.rise(site, calls);
+        let all: u64 = sites.iter().map(rise).sum();
         let carries = |rise: u64| rise > 0 && rise * 100 >= all * SHARE_PERCENT;
-        let rising = sites.iter().map(|site| (site.id, self.earlier.rise(site)));
+        let rising = sites.iter().map(|site| (site.id, rise(site)));
         let finding = |(site, rise)| {
             let bytes = rise as f64 / f64::from(calls - since);
             in_bytes(site, bytes, (since, calls))
@@ -257,10 +259,11 @@ impl Judge {
         // What the first octaves kept belongs to the warm-up.
         const WARM_UP: u32 = 64;
         let late = sites.iter().any(|site| site.births.calls(WARM_UP, calls / 2) > 0);
-        let (verdict, reason) = if late {
-            (Verdict::Bounded, stopped(calls, sites))
-        } else {
-            (Verdict::Clean, Reason::NothingGrows)
+        let needed = self.rules.clean_at();
+        let (verdict, reason) = match late {
+            _ if calls < needed => (Verdict::Indeterminate, Reason::StoppedEarly { needed }),
+            true => (Verdict::Bounded, Reason::Stopped(kept(calls, sites))),
+            false => (Verdict::Clean, Reason::NothingGrows),
         };
         self.outcome(verdict, reason, Vec::new(), (calls / 4).min(self.rules.period))
     }
@@ -295,14 +298,14 @@ fn in_bytes(site: usize, bytes: f64, births: (u32, u32)) -> SiteFinding {
 }
 
 /// What stayed, less the youngest, which may be in use.
-fn stopped(calls: u32, sites: &[Site]) -> Reason {
+fn kept(calls: u32, sites: &[Site]) -> Kept {
     let (mut blocks, mut scarce) = (Births::default(), Births::default());
     for site in sites {
         let old = if site.scarce { &mut scarce } else { &mut blocks };
         old.join_until(&site.births, calls / 2);
     }
     let total = blocks.total();
-    Reason::Stopped {
+    Kept {
         blocks: total.blocks,
         bytes: total.bytes,
         scarce: scarce.total().blocks,

@@ -1,7 +1,7 @@
 //! What one site does.
 
 use crate::births::{Births, Pace, Rate};
-use crate::history::{Growth, History};
+use crate::history::{Growth, History, Speed};
 use crate::lost;
 use crate::rules::{Certainty, Phase, Rules};
 use crate::scarce::{self, Spread};
@@ -60,8 +60,8 @@ pub(crate) struct Moment<'a> {
     pub last: bool,
     /// Sites are told apart since this call; before it all blocks are of one site.
     pub sites_since: Option<u32>,
-    /// The look before.
-    pub earlier: &'a History,
+    /// The looks before.
+    pub history: &'a History,
 }
 
 impl Moment<'_> {
@@ -101,16 +101,19 @@ impl Moment<'_> {
         if self.is_rare(site, compared, 0) {
             return State::Quiet;
         }
-        let growth = self.earlier.growth(site, calls);
+        let growth = self.history.growth(site, calls);
         if growth == Growth::None {
             return State::Quiet;
         }
-        match site.births.pace(calls) {
-            Pace::InStep if self.phase == Phase::Confirming && known_since <= calls / 8 && growth == Growth::AsBorn => {
-                State::Found(found(Certainty::Growing))
-            }
-            Pace::Falling if calls >= self.rules.confirm() => State::Falling,
-            _ => State::Open(found(Certainty::Growing)),
+        let (pace, speed) = (site.births.pace(calls), self.history.speed(site, calls));
+        let is_falling = pace == Pace::Falling || speed == Speed::Ending;
+        let keeps_up = pace == Pace::InStep && speed == Speed::Same;
+        if is_falling && calls >= self.rules.settled() {
+            State::Falling
+        } else if keeps_up && growth == Growth::AsBorn && known_since <= calls / 8 && self.phase == Phase::Confirming {
+            State::Found(found(Certainty::Growing))
+        } else {
+            State::Open(found(Certainty::Growing))
         }
     }
 
