@@ -37,7 +37,8 @@ def check(
         least 65,536.
     :param time_budget: seconds after which no call is started; what was seen by then is judged, and
         the report says how deep it went. Default: 20.
-    :param period: a leak that happens once in so many calls must not be called clean. Default: 512.
+    :param period: a leak that happens once in so many calls must not be called clean. Default: 512, or a
+        quarter of ``max_calls`` if that is less.
     :param raises: each call must raise this; for leaks on error paths.
     :param checks: what to look at, of ``leaktight.CHECKS``. Default: everything.
     :raises TypeError, ValueError: when an argument is wrong; nothing was called then.

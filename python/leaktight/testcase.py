@@ -25,7 +25,7 @@ from leaktight.errors import (
     UncollectableGarbageError,
 )
 from leaktight._garbage import GCDebugger
-from leaktight._options import Checkers, Options, of_type, run_table
+from leaktight._options import CONFIRMED_AFTER, Checkers, Options, of_type, run_table
 from leaktight._report import Finding, Report
 from leaktight._resources import Resources
 
@@ -162,6 +162,7 @@ class MemoryLeakTestCase(unittest.TestCase):
             max_calls=options.max_calls,
             time_budget=NO_TIME_LIMIT_SECONDS,
             period=options.period,
+            confirm=CONFIRMED_AFTER,
             checks=options.checkers.checks,
             trim=options.trim_callback,
             warm_up=options.warmup_times,

@@ -13,6 +13,7 @@ use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
 use crate::budget::Spent;
 use crate::origin::{Origin, Origins};
 use crate::reach::Reach;
+use crate::reason::reason;
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
@@ -32,7 +33,12 @@ pub(crate) struct Seen {
     pub remarks: Vec<String>,
     pub blind_spots: Vec<String>,
     pub references: References,
+    /// Reference counts moved, and there were too few calls to find out why.
+    pub unfollowed: bool,
 }
+
+const UNFOLLOWED: &str =
+    "the reference counts of some objects moved with the calls; there were too few calls to find out why";
 
 /// So many blocks of a site tell what all are.
 const ENOUGH: usize = 200;
@@ -88,9 +94,18 @@ pub(crate) fn report<S: Subject>(
         seen.outcome.verdict = verdict::Verdict::Leak;
         seen.outcome.reason = Reason::Findings;
     }
+    let is_fine = !matches!(
+        seen.outcome.verdict,
+        verdict::Verdict::Leak | verdict::Verdict::Indeterminate
+    );
+    if seen.unfollowed && !is_fine {
+        remarks.push(UNFOLLOWED.to_owned());
+    }
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
+    } else if seen.unfollowed && is_fine {
+        (Verdict::Indeterminate, UNFOLLOWED.to_owned())
     } else {
         (
             word(seen.outcome.verdict),
@@ -407,55 +422,6 @@ fn word(verdict: verdict::Verdict) -> Verdict {
         verdict::Verdict::Leak => Verdict::Leak,
         verdict::Verdict::Bounded => Verdict::Bounded,
         verdict::Verdict::Indeterminate => Verdict::Indeterminate,
-    }
-}
-
-fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spent>) -> String {
-    let ended = match spent {
-        Some(Spent::Time) => "the time budget was used up",
-        Some(Spent::Memory) => "the memory budget was used up",
-        Some(Spent::Descriptors) => "half of the descriptors that this process may have were open",
-        None => "no more calls were allowed",
-    };
-    match (&outcome.reason, findings) {
-        (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
-        (Reason::Findings, [one]) => one.message.clone(),
-        (Reason::Findings, many) if many.iter().all(|finding| finding.kind == Kind::Memory) => {
-            let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
-            format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
-        }
-        (Reason::Findings, many) => {
-            format!("{} leaks; the first: {}", many.len(), many[0].message)
-        }
-        (
-            Reason::Stopped {
-                blocks,
-                bytes,
-                scarce,
-                last_call,
-            },
-            _,
-        ) => {
-            let memory = (*blocks > 0).then(|| format!("{blocks} blocks ({bytes} bytes)"));
-            let others = (*scarce > 0).then(|| format!("{scarce} descriptors, threads or the like"));
-            let kept: Vec<String> = memory.into_iter().chain(others).collect();
-            format!(
-                "it kept {}, the last of them from call {last_call}, and has stopped growing: a cache, not a leak",
-                kept.join(" and ")
-            )
-        }
-        (Reason::StillGrowing, [first, ..]) if first.kind != Kind::Memory => {
-            format!(
-                "after {calls} calls, when {ended}, it could not be told whether this goes on: {}",
-                first.message
-            )
-        }
-        (Reason::StillGrowing, _) => {
-            format!(
-                "memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak"
-            )
-        }
-        (Reason::TooFewCalls, _) => format!("after {calls} calls {ended}; so few calls say nothing"),
     }
 }
 

@@ -16,7 +16,8 @@
 //!
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
 //! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
-//! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found into a report.
+//! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found
+//! into a report, with its `reason`.
 
 mod budget;
 mod check;
@@ -25,6 +26,7 @@ mod control;
 mod findings;
 mod origin;
 mod reach;
+mod reason;
 mod references;
 mod resources;
 mod run;

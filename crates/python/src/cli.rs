@@ -61,9 +61,9 @@ struct CheckArguments {
     /// Start no call after so long, and judge what was seen by then.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     time_budget: Duration,
-    /// Do not call clean what leaks once in so many calls.
-    #[arg(long, allow_negative_numbers = true, value_name = "CALLS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
-    period: u32,
+    /// Do not call clean what leaks once in so many calls [default: 512, or a quarter of --max-calls if that is less].
+    #[arg(long, allow_negative_numbers = true, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..1 << 31))]
+    period: Option<u32>,
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
     raises: Option<String>,
@@ -150,7 +150,7 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
     let depth = Depth {
         max_calls: arguments.max_calls,
         time_budget: Some(arguments.time_budget),
-        period: Some(arguments.period),
+        period: arguments.period,
         checks: match arguments.checks.as_slice() {
             [] => Checks::ALL,
             names => known(names).map_err(failed("--checks"))?,

@@ -66,3 +66,4 @@ pub use json::{Error, SCHEMA};
 pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Verdict};
 pub use sentence::sentence;
 pub use text::Style;
+pub use words::{counted, figure, integer, plural};

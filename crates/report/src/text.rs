@@ -132,7 +132,9 @@ fn period(report: &Report) -> Option<String> {
     }
     let leak = match report.verdict {
         Verdict::Leak => "other leak",
-        _ => "leak",
+        // The reason says how far the calls came.
+        Verdict::Indeterminate => return None,
+        Verdict::Clean | Verdict::Bounded => "leak",
     };
     let (period, calls) = (integer(report.period), plural(report.period, "call"));
     Some(format!("no {leak} with a period up to {period} {calls}"))

@@ -8,13 +8,15 @@ const NEARLY: f64 = 1e-9;
 const TOO_LARGE_FOR_DIGITS: f64 = 1e15;
 
 /// `12345` as `12,345`.
-pub(crate) fn integer(n: u64) -> String {
+#[must_use]
+pub fn integer(n: u64) -> String {
     group(&n.to_string())
 }
 
 /// A figure: exactly when it is an integer, otherwise with up to three decimals that matter
 /// (`1,234.568`, `0.333`, `0.00333`) and no zeros at the end. What is not finite is `?`.
-pub(crate) fn figure(x: f64) -> String {
+#[must_use]
+pub fn figure(x: f64) -> String {
     if !x.is_finite() {
         return "?".into();
     }
@@ -28,12 +30,14 @@ pub(crate) fn figure(x: f64) -> String {
 }
 
 /// `1 block`, `2 blocks`, `0.35 blocks`.
-pub(crate) fn counted(x: f64, noun: &str) -> String {
+#[must_use]
+pub fn counted(x: f64, noun: &str) -> String {
     format!("{} {}", figure(x), plural(if is_one(x) { 1 } else { 2 }, noun))
 }
 
 /// The noun alone: `block` for one, `blocks` for any other count. All our nouns take an s, or es after one.
-pub(crate) fn plural(n: u64, noun: &str) -> String {
+#[must_use]
+pub fn plural(n: u64, noun: &str) -> String {
     match noun {
         _ if n == 1 => noun.into(),
         noun if noun.ends_with('s') => format!("{noun}es"),
