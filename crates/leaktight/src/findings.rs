@@ -88,9 +88,15 @@ pub(crate) fn report<S: Subject>(
         seen.outcome.verdict = verdict::Verdict::Leak;
         seen.outcome.reason = Reason::Findings;
     }
+    let doubt = resources
+        .doubt()
+        .filter(|_| seen.outcome.verdict != verdict::Verdict::Leak);
+    let says_nothing = !seen.control.passed() || doubt.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
+    } else if let Some(doubt) = doubt {
+        (Verdict::Indeterminate, doubt)
     } else {
         (
             word(seen.outcome.verdict),
@@ -103,10 +109,10 @@ pub(crate) fn report<S: Subject>(
         reason,
         findings,
         calls: seen.calls,
-        period: if seen.control.passed() {
-            u64::from(seen.outcome.period)
-        } else {
+        period: if says_nothing {
             0
+        } else {
+            u64::from(seen.outcome.period)
         },
         objects: references.objects,
         seconds: seen.elapsed.as_secs_f64(),

@@ -142,6 +142,7 @@ impl<S: Subject> Run<'_, S> {
             self.settle();
             self.leave_out_other_threads(spent)?;
             self.resources.look(self.calls, self.subject);
+            self.resources.tell_unseen(self.calls, self.subject);
             self.references.look(self.calls);
             if spent.is_none() {
                 self.follow_references()?;
