@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{descriptors, entries, mapping, native, operators, threads};
+use crate::{children, descriptors, entries, mapping, names, native, operators, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
@@ -54,6 +54,8 @@ fn always_replaced() -> impl Iterator<Item = &'static ReplacedFunction> {
         .chain(&mapping::FUNCTIONS[0])
         .chain(threads::FUNCTIONS)
         .chain(descriptors::FUNCTIONS)
+        .chain(names::FUNCTIONS)
+        .chain(children::FUNCTIONS)
 }
 
 /// Finds the real functions: of each the definition in the first object that has one, in load

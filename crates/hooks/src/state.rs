@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
 use crate::followed;
+use crate::made;
 use crate::marks::{self, Mark};
 use crate::pymem;
 use crate::slots::{self, PatchCount};
@@ -120,7 +121,8 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     MAPPED.lock().open(session);
     enter_call(0);
     forget_threads();
-    marks::begin(options.files);
+    marks::begin();
+    made::begin(options.files);
     followed::forget();
     belong_to(session, 0);
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
@@ -411,6 +413,7 @@ fn handle_forks() {
             threads::unlock_after_fork();
             followed::unlock_after_fork();
             marks::unlock_after_fork();
+            made::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
             FREED.unlock_after_fork();

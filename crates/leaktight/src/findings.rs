@@ -101,11 +101,16 @@ pub(crate) fn report<S: Subject>(
     if seen.unfollowed && !is_fine {
         remarks.push(UNFOLLOWED.to_owned());
     }
+    let doubt = resources
+        .doubt()
+        .or((seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned()))
+        .filter(|_| seen.outcome.verdict != verdict::Verdict::Leak);
+    let says_nothing = !seen.control.passed() || doubt.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
-    } else if seen.unfollowed && is_fine {
-        (Verdict::Indeterminate, UNFOLLOWED.to_owned())
+    } else if let Some(doubt) = doubt {
+        (Verdict::Indeterminate, doubt)
     } else {
         (
             word(seen.outcome.verdict),
@@ -118,10 +123,10 @@ pub(crate) fn report<S: Subject>(
         reason,
         findings,
         calls: seen.calls,
-        period: if seen.control.passed() {
-            u64::from(seen.outcome.period)
-        } else {
+        period: if says_nothing {
             0
+        } else {
+            u64::from(seen.outcome.period)
         },
         objects: references.objects,
         seconds: seen.elapsed.as_secs_f64(),

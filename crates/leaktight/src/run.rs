@@ -144,6 +144,7 @@ impl<S: Subject> Run<'_, S> {
             self.settle();
             self.leave_out_other_threads(spent)?;
             self.resources.look(self.calls, self.subject);
+            self.resources.tell_unseen(self.calls, self.subject);
             self.references.look(self.calls);
             self.follow_references(spent)?;
             let (mut survey, reach) = self.survey();

@@ -15,6 +15,7 @@ pub(crate) fn facts(finding: &Finding) -> String {
         Kind::Thread => ("thread", None),
         Kind::Child => ("child process", None),
         Kind::File => ("temporary file", None),
+        Kind::Ipc => ("IPC object", None),
         Kind::Garbage => ("object", Some("that cannot be collected")),
     };
     let count = count(finding, noun);

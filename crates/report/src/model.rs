@@ -150,8 +150,10 @@ pub enum Kind {
     Thread,
     /// Child processes that run, or that have ended and were not waited for.
     Child,
-    /// Files in a folder for temporary files.
+    /// Names in a folder for temporary files: of files, folders, links, sockets.
     File,
+    /// Shared memory, semaphores and message queues, by name (POSIX) or without one (System V).
+    Ipc,
     /// Python objects in reference cycles that the collector cannot free.
     Garbage,
 }

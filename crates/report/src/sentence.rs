@@ -44,6 +44,10 @@ pub fn sentence(finding: &Finding) -> String {
             let left = format!("{who} leaves {} behind", counted(toll.count, "temporary file"));
             join(left + &examples(finding), held)
         }
+        (Kind::Ipc, _) => {
+            let left = format!("{who} leaves {} behind", counted(toll.count, "IPC object"));
+            join(left + &examples(finding), held)
+        }
         (Kind::Garbage, _) => {
             let objects = match &finding.type_name {
                 Some(name) => counted(toll.count, &format!("`{name}` object")),

@@ -171,6 +171,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         Just(Kind::Thread),
         Just(Kind::Child),
         Just(Kind::File),
+        Just(Kind::Ipc),
         Just(Kind::Garbage),
     ];
     let certainty = prop_oneof![Just(Certainty::Lost), Just(Certainty::Growing)];

@@ -174,6 +174,14 @@ fn resources() {
         sentence(&counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node")),
         "every call leaves 1 `zoo.Node` object that the garbage collector cannot free"
     );
+    let shared = Finding {
+        examples: vec!["shared memory /dev/shm/psm_1".into()],
+        ..counted(Kind::Ipc, Certainty::Growing, "", "")
+    };
+    assert_eq!(
+        sentence(&shared),
+        "every call leaves 1 IPC object behind: shared memory /dev/shm/psm_1"
+    );
     let named = |examples: &[&str]| Finding {
         examples: examples.iter().map(|name| (*name).into()).collect(),
         blocks_per_call: 2.0,

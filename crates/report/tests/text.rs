@@ -77,6 +77,7 @@ fn kinds_that_count_no_memory() {
         counted(Kind::Thread, Certainty::Growing, "pthread_create", ""),
         counted(Kind::Child, Certainty::Growing, "", ""),
         counted(Kind::File, Certainty::Growing, "mkstemp", ""),
+        counted(Kind::Ipc, Certainty::Growing, "", ""),
         counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node"),
     ];
     assert_snapshot!(at_width(&leak("zoo.all_kinds()", kinds), 100));
