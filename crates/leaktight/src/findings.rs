@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
-use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, sentence};
+use leaktight_report::{
+    Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, counted, figure, integer, sentence,
+};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
 use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
@@ -113,6 +115,7 @@ pub(crate) fn report<S: Subject>(
         looks: seen.looks,
         control: seen.control,
         blind_spots,
+        not_done: Vec::new(),
         remarks,
         environment: environment(subject),
     }
@@ -135,11 +138,14 @@ fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
         objects_per_call: None,
         examples: Vec::new(),
         holder: touched.name(),
+        in_cycle: false,
+        earlier_owner: false,
         references: None,
         stack: Vec::new(),
         message: format!(
-            "a call makes {bytes:.0} more bytes resident in memory that was mapped before; no allocation explains it, so \
-             it is written by hand or by an allocator of a library's own"
+            "a call makes {} more bytes resident in memory that was mapped before; no allocation explains it, so \
+             it is written by hand or by an allocator of a library's own",
+            figure(bytes)
         ),
     }
 }
@@ -265,6 +271,8 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         type_name,
         examples: Vec::new(),
         holder: if lost { None } else { holder(&blocks, reach, subject) },
+        in_cycle: false,
+        earlier_owner: false,
         references: None,
         stack: group.origin.frames.clone(),
         message: String::new(),
@@ -411,6 +419,7 @@ fn word(verdict: verdict::Verdict) -> Verdict {
 }
 
 fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spent>) -> String {
+    let calls = counted(calls as f64, "call");
     let ended = match spent {
         Some(Spent::Time) => "the time budget was used up",
         Some(Spent::Memory) => "the memory budget was used up",
@@ -422,7 +431,11 @@ fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spe
         (Reason::Findings, [one]) => one.message.clone(),
         (Reason::Findings, many) if many.iter().all(|finding| finding.kind == Kind::Memory) => {
             let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
-            format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
+            format!(
+                "{} places leak, {} per call together",
+                many.len(),
+                counted(bytes, "byte")
+            )
         }
         (Reason::Findings, many) => {
             format!("{} leaks; the first: {}", many.len(), many[0].message)
@@ -436,26 +449,30 @@ fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spe
             },
             _,
         ) => {
-            let memory = (*blocks > 0).then(|| format!("{blocks} blocks ({bytes} bytes)"));
-            let others = (*scarce > 0).then(|| format!("{scarce} descriptors, threads or the like"));
+            let memory = format!(
+                "{} ({})",
+                counted(*blocks as f64, "block"),
+                counted(*bytes as f64, "byte")
+            );
+            let memory = (*blocks > 0).then_some(memory);
+            let others = (*scarce > 0).then(|| format!("{} descriptors, threads or the like", integer(*scarce)));
             let kept: Vec<String> = memory.into_iter().chain(others).collect();
             format!(
-                "it kept {}, the last of them from call {last_call}, and has stopped growing: a cache, not a leak",
-                kept.join(" and ")
+                "it kept {}, the last of them from call {}, and has stopped growing: a cache, not a leak",
+                kept.join(" and "),
+                integer(u64::from(*last_call)),
             )
         }
         (Reason::StillGrowing, [first, ..]) if first.kind != Kind::Memory => {
             format!(
-                "after {calls} calls, when {ended}, it could not be told whether this goes on: {}",
+                "after {calls}, when {ended}, it could not be told whether this goes on: {}",
                 first.message
             )
         }
         (Reason::StillGrowing, _) => {
-            format!(
-                "memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak"
-            )
+            format!("memory was still growing after {calls}, when {ended}; it is held, so it may be a cache or a leak")
         }
-        (Reason::TooFewCalls, _) => format!("after {calls} calls {ended}; so few calls say nothing"),
+        (Reason::TooFewCalls, _) => format!("after {calls} {ended}; so few calls say nothing"),
     }
 }
 

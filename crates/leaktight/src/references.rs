@@ -331,6 +331,8 @@ fn finding(kind: Kind, object: usize, rate: Rate, tallies: &[Tally; 3], subject:
         type_name: description.type_name,
         examples: vec![description.name],
         holder: None,
+        in_cycle: false,
+        earlier_owner: false,
         references: Some(report::References {
             calls: u64::from(after.calls - before.calls),
             before: before.count,
