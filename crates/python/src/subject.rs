@@ -24,6 +24,17 @@ pub(crate) enum Callee {
     Code(Py<PyCode>, Py<PyDict>, String),
 }
 
+impl Callee {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Callee {
+        match self {
+            Callee::Function(function, arguments) => Callee::Function(function.clone_ref(py), arguments.clone_ref(py)),
+            Callee::Code(code, namespace, text) => {
+                Callee::Code(code.clone_ref(py), namespace.clone_ref(py), text.clone())
+            }
+        }
+    }
+}
+
 /// Calls Python on a thread that holds the GIL.
 pub(crate) struct PythonSubject<'py> {
     py: Python<'py>,
