@@ -12,7 +12,7 @@ use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
 use crate::objects::{self, Probes};
-use crate::types::KnownTypes;
+use crate::types::{self, KnownTypes};
 use crate::watchdog::Watchdog;
 use crate::{frames, holders, interpreter};
 
@@ -274,6 +274,10 @@ impl Subject for PythonSubject<'_> {
         let py = self.py;
         let types = self.types(block)?;
         types.name(py, &types.object(py, block)?)
+    }
+
+    fn may_be_handed_on(&self, type_name: &str) -> bool {
+        types::has_free_list(type_name)
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
