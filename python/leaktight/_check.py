@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, Type, Union
 
-from leaktight import _core
+from leaktight import _core, _inert
 from leaktight._report import Report
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def check(
     """
     if not callable(fun):
         raise TypeError(f"fun must be callable, not {_kind(fun)}")
+    _inert.refuse(fun, args)
     _whole("max_calls", max_calls)
     _whole("period", period)
     if time_budget is not None:

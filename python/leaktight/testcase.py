@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from typing import Any, Optional, Union
 
-from leaktight import _check
+from leaktight import _check, _inert
 from leaktight._core import CheckError
 from leaktight.errors import (
     LeakError,
@@ -145,6 +145,7 @@ class MemoryLeakTestCase(unittest.TestCase):
             self.trim_callback if trim_callback is None else trim_callback,
             self.checkers if checkers is None else checkers,
         )
+        _inert.refuse(fun, args)
         name, text = _name(fun), _check.call_text(fun, args)
         fun = functools.partial(fun, *args) if args else fun
         if not options.checkers.checks:

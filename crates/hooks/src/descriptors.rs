@@ -187,11 +187,6 @@ real!(
     real_recvmmsg,
     fn(c_int, *mut libc::mmsghdr, c_uint, c_int, Any) -> c_int
 );
-real!(
-    SYSCALL,
-    real_syscall,
-    fn(c_long, c_long, c_long, c_long, c_long, c_long, c_long) -> c_long
-);
 
 // SAFETY of the calls below: each hands its own arguments to the real function of the same name.
 
@@ -295,18 +290,8 @@ unsafe fn received_with(message: *const libc::msghdr) {
     }
 }
 
-/// Only for what has no function in libc, or has one in newer versions only.
-unsafe extern "C" fn syscall(
-    number: c_long,
-    a: c_long,
-    b: c_long,
-    c: c_long,
-    d: c_long,
-    e: c_long,
-    f: c_long,
-) -> c_long {
-    // SAFETY: see above.
-    let result = unsafe { real_syscall()(number, a, b, c, d, e, f) };
+/// Notes what a system call has opened. Only for what has no function in libc, or has one in newer versions only.
+pub(crate) fn note_system_call(number: c_long, result: c_long) {
     if matches!(
         number,
         libc::SYS_openat
@@ -326,7 +311,6 @@ unsafe extern "C" fn syscall(
     ) {
         note_descriptor(result as c_int);
     }
-    result
 }
 
 unsafe fn plain(descriptor: c_int) -> c_int {
@@ -408,5 +392,4 @@ pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
     function!(c"openpty", openpty, OPENPTY),
     function!(c"recvmsg", recvmsg, RECVMSG),
     function!(c"recvmmsg", recvmmsg, RECVMMSG),
-    function!(c"syscall", syscall, SYSCALL),
 ];

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leaktight_liveset::Family;
 
+use crate::descriptors::note_system_call;
 use crate::native::{reals, table};
 use crate::slots::{Hook, ReplacedFunction};
 use crate::state::Watch;
@@ -147,7 +148,11 @@ unsafe extern "C" fn syscall<const PLACE: usize>(
         libc::SYS_mremap => remap(start, b, c, address) as c_long,
         libc::SYS_shmat => attach(a as c_int, address) as c_long,
         libc::SYS_shmdt => c_long::from(detach(start, || call() as c_int)),
-        _ => call(),
+        _ => {
+            let result = call();
+            note_system_call(number, result);
+            result
+        }
     }
 }
 

@@ -104,12 +104,6 @@ impl Reach {
         node.is_some_and(|node| node.held_at == 0)
     }
 
-    /// Another live block that points to this one, if any does.
-    pub(crate) fn owner_of(&self, address: usize) -> Option<usize> {
-        let owner = self.node(address)?.owner.checked_sub(1)?;
-        Some(self.nodes[owner as usize].address)
-    }
-
     /// The address of a word outside of all tracked blocks that holds the block, directly or through
     /// a chain of blocks.
     pub(crate) fn root_of(&self, address: usize) -> Option<usize> {

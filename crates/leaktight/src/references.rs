@@ -463,6 +463,8 @@ fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
         type_name: description.type_name,
         examples: vec![description.name],
         holder: None,
+        in_cycle: false,
+        earlier_owner: false,
         references: Some(report::References {
             calls: u64::from(after.calls - before.calls),
             before: before.count,

@@ -29,6 +29,7 @@
 //!     looks: vec![],
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },
 //!     blind_spots: vec![],
+//!     not_done: vec![],
 //!     remarks: vec![],
 //!     environment: Environment {
 //!         runtime: "CPython 3.11.7".into(),

@@ -355,6 +355,8 @@ impl Resources {
                 type_name: examples.type_name,
                 examples: Vec::new(),
                 holder: None,
+                in_cycle: false,
+                earlier_owner: false,
                 references: None,
                 stack: origin.frames,
                 message: String::new(),
