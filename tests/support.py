@@ -68,6 +68,12 @@ def zoo_paths() -> dict[tuple[int, int], list[str]]:
     return {tuple(int(part) for part in version.split(".")): [str(path) for path in paths] for version, paths in built.items()}
 
 
+def has_old_headers() -> bool:
+    """Whether the zoo's extension with miscounted references can be one that moves the counts of immortal objects."""
+    older = [python.path for python in pythons() if python.version < zoo_build.IMMORTAL_OBJECTS]
+    return any(zoo_build.probe(path).has_headers for path in older)
+
+
 def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs an interpreter with the package under test, and more folders, on its path."""
     package = os.environ.get("LEAKTIGHT_SITE", str(ROOT / "python"))
