@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 type Pointer = *mut c_void;
 type GetThread = unsafe extern "C" fn() -> Pointer;
-type Check = unsafe extern "C" fn() -> c_int;
 type Count = unsafe extern "C" fn(Pointer);
 
 /// One frame: a code object and the offset in bytes of the instruction that runs in it.
@@ -39,7 +38,7 @@ impl std::error::Error for FrameMismatch {}
 pub struct Interpreter {
     layout: Layout,
     this_thread: GetThread,
-    holds_gil: Check,
+    current_thread: GetThread,
     pub(crate) hold: Count,
     pub(crate) release: Count,
     evaluation: (u64, u64),
@@ -150,7 +149,7 @@ impl Interpreter {
             Some(Interpreter {
                 layout: Layout::of(version)?,
                 this_thread: std::mem::transmute::<Pointer, GetThread>(function(c"PyGILState_GetThisThreadState")?),
-                holds_gil: std::mem::transmute::<Pointer, Check>(function(c"PyGILState_Check")?),
+                current_thread: std::mem::transmute::<Pointer, GetThread>(function(c"_PyThreadState_UncheckedGet")?),
                 hold: std::mem::transmute::<Pointer, Count>(function(c"Py_IncRef")?),
                 release: std::mem::transmute::<Pointer, Count>(function(c"Py_DecRef")?),
                 evaluation: symbol_range(evaluation),
@@ -197,7 +196,9 @@ impl Interpreter {
     /// thread holds the GIL, so that the code objects can be kept alive.
     pub(crate) fn frames(&self, mut each: impl FnMut(PythonFrame, bool) -> bool) {
         // SAFETY: both functions may be called on any thread at any time.
-        let (holds_gil, thread) = unsafe { ((self.holds_gil)() != 0, (self.this_thread)() as usize) };
+        let (current, thread) = unsafe { ((self.current_thread)() as usize, (self.this_thread)() as usize) };
+        // Not PyGILState_Check, which always says yes once there was a subinterpreter (Python/pystate.c).
+        let holds_gil = current == thread;
         if thread != 0 {
             // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
             self.layout.walk(
