@@ -6,6 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use leaktight_liveset::Family;
@@ -46,8 +47,12 @@ unsafe impl Sync for Domain {}
 
 static DOMAINS: [Domain; 2] = [Domain::new(1, Family::PyMem), Domain::new(2, Family::PyObject)];
 
-/// Whether a CPython runtime is in this process.
+/// The functions of the CPython runtime in this process, if there is one.
 fn access() -> Option<(Access, Access)> {
+    static FOUND: OnceLock<(Access, Access)> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Some(*found);
+    }
     // SAFETY: dlsym takes two NUL-terminated names; the functions found have the documented signatures.
     unsafe {
         let get = libc::dlsym(libc::RTLD_DEFAULT, c"PyMem_GetAllocator".as_ptr());
@@ -55,10 +60,11 @@ fn access() -> Option<(Access, Access)> {
         if get.is_null() || set.is_null() {
             return None;
         }
-        Some((
+        let access = (
             std::mem::transmute::<Pointer, Access>(get),
             std::mem::transmute::<Pointer, Access>(set),
-        ))
+        );
+        Some(*FOUND.get_or_init(|| access))
     }
 }
 

@@ -144,12 +144,15 @@ impl Interpreter {
             (!address.is_null()).then_some(address)
         };
         let evaluation = function(c"_PyEval_EvalFrameDefault")?;
+        // The second one until 3.12.
+        let current_thread =
+            function(c"PyThreadState_GetUnchecked").or_else(|| function(c"_PyThreadState_UncheckedGet"))?;
         // SAFETY: the four functions have had these signatures in every CPython 3 (Include/pystate.h, object.h).
         unsafe {
             Some(Interpreter {
                 layout: Layout::of(version)?,
                 this_thread: std::mem::transmute::<Pointer, GetThread>(function(c"PyGILState_GetThisThreadState")?),
-                current_thread: std::mem::transmute::<Pointer, GetThread>(function(c"_PyThreadState_UncheckedGet")?),
+                current_thread: std::mem::transmute::<Pointer, GetThread>(current_thread),
                 hold: std::mem::transmute::<Pointer, Count>(function(c"Py_IncRef")?),
                 release: std::mem::transmute::<Pointer, Count>(function(c"Py_DecRef")?),
                 evaluation: symbol_range(evaluation),
