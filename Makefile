@@ -5,9 +5,13 @@ PYTHON ?= python3
 VENV := build/venv
 SITE := build/site
 PY := $(VENV)/bin/python
+# Two at a time: most tests are a process of their own, and wait for it.
+PYTEST := LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q -n 2 --dist worksteal
+# The packages that the tests use, without their versions.
+NEWEST := $(shell sed -nE 's/^([a-z-]+)==[^;]*(; python_version >= .*)?$$/\1/p' tests/requirements.txt)
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-pythons check bench bench-suites sanitize soak check-platforms clean
+.PHONY: help demo test test-rust test-python test-thorough test-pythons test-newest check bench bench-suites sanitize soak check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -19,21 +23,31 @@ demo: $(SITE)/.done ## show a real leak report: a bundled extension, and a publi
 test: test-rust test-python ## run all tests with the default interpreter
 
 test-rust: ## the Rust crates, and a crate of a user's
-	cargo test --workspace --release --quiet
-	CARGO_TARGET_DIR=build/rust-user cargo test --quiet --manifest-path tests/rust-user/Cargo.toml
+	cargo test --workspace --release --quiet --locked
+	CARGO_TARGET_DIR=build/rust-user cargo test --quiet --locked --manifest-path tests/rust-user/Cargo.toml
 
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
-	LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q
+	$(PYTEST) -m "not thorough"
+
+test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out, because they only repeat or sweep
+	$(PYTEST) -m thorough
 
 test-pythons: $(SITE)/.done ## the zoos, clean calls, resources and the test case on every CPython 3.9 to 3.13 that is found here
-	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_PYTHONS=all $(PY) -m pytest -q \
+	LEAKTIGHT_PYTHONS=all $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
 		tests/test_resources.py tests/test_testcase.py
+
+test-newest: $(SITE)/.done ## the tests beside other people's packages, with the newest release of each
+	rm -rf build/newest build/packages-newest
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(NEWEST)
+	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_NEWEST=1 build/newest/bin/python -m pytest -q \
+		tests/test_types.py tests/test_pytest_plugin.py tests/test_testcase.py tests/test_heap.py tests/test_clean_calls.py
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
-	$(MAKE) test test-pythons
+	$(MAKE) test test-thorough test-pythons
 
 check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
 	tests/check-platforms.sh
@@ -55,7 +69,8 @@ clean: ## remove what was built
 
 $(VENV)/.done: tests/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=23' 'maturin>=1.9,<2' -r tests/requirements.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade --no-deps -r tests/requirements.txt
+	$(PY) -m pip --disable-pip-version-check check
 	touch $@
 
 # The wheel as a user gets it, unpacked.

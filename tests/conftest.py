@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 import signal
 
 import pytest
@@ -8,9 +9,24 @@ import support
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process
 # that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Nor do runs of pytest that tests start belong to the one that they are in.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+    del os.environ[name]
 
 
 @pytest.fixture(scope="session")
 def zoo():
     """Folders with the zoo's modules for the running interpreter."""
     return support.zoo_paths()[support.pythons()[0].version]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says what could not be tried here."""
+    missing = []
+    if os.environ.get("LEAKTIGHT_PYTHONS") == "all":
+        found = {python.version for python in support.pythons()}
+        missing += [f"CPython {major}.{minor}: neither pyenv nor /usr/bin has it" for major, minor in support.SUPPORTED if (major, minor) not in found]
+    if not support.has_old_headers():
+        missing.append("counts of immortal objects that old extensions move: no CPython before 3.12 with headers is here")
+    for what in missing:
+        terminalreporter.write_line(f"NOT RUN: {what}")

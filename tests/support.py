@@ -16,9 +16,10 @@ from typing import Any, Optional
 ROOT = Path(__file__).resolve().parent.parent
 ZOO = ROOT / "tests" / "zoo"
 BUILD = ROOT / "build"
-sys.path.insert(0, str(ZOO))
+sys.path[:0] = [str(ZOO), str(ROOT / "tests" / "faults")]
 
 import build as zoo_build  # noqa: E402
+from faults import FAULTS, Fault  # noqa: E402,F401
 from manifest import CASES, Case  # noqa: E402,F401
 
 SUPPORTED = [(3, minor) for minor in range(9, 14)]
@@ -68,6 +69,29 @@ def zoo_paths() -> dict[tuple[int, int], list[str]]:
     return {tuple(int(part) for part in version.split(".")): [str(path) for path in paths] for version, paths in built.items()}
 
 
+@functools.lru_cache(maxsize=None)
+def module_paths(python: Python) -> list[str]:
+    """Folders with the zoo's modules and the faults' for an interpreter."""
+    folder, source = BUILD / "faults", ROOT / "tests" / "faults"
+    with zoo_build.locked(folder):
+        library = folder / "library.so"
+        if zoo_build.stale(library, [source / "library.c"]):
+            zoo_build.compile_shared("cc", library, [source / "library.c"], ["-Wall", "-Wextra"])
+        module = folder / "native_faults.abi3.so"
+        if zoo_build.stale(module, [source / "native_faults.c"]):
+            include = zoo_build.oldest_with_headers([zoo_build.probe(each.path) for each in pythons()]).include
+            # The functions of the C library's that the compiler knows are still to be called as they are written.
+            flags = ["-Wall", "-Wextra", "-fno-builtin", f"-I{include}"]
+            zoo_build.compile_shared("cc", module, [source / "native_faults.c"], flags)
+    return [*zoo_paths()[python.version], str(folder)]
+
+
+def has_old_headers() -> bool:
+    """Whether the zoo's extension with miscounted references can be one that moves the counts of immortal objects."""
+    older = [python.path for python in pythons() if python.version < zoo_build.IMMORTAL_OBJECTS]
+    return any(zoo_build.probe(path).has_headers for path in older)
+
+
 def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs an interpreter with the package under test, and more folders, on its path."""
     package = os.environ.get("LEAKTIGHT_SITE", str(ROOT / "python"))
@@ -77,8 +101,8 @@ def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout:
 
 
 def leaktight(python: Python, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    """Runs the command line, with the zoo at hand."""
-    return run(python, ["-m", "leaktight", *arguments], paths=zoo_paths()[python.version], **more)
+    """Runs the command line, with the zoo and the faults at hand."""
+    return run(python, ["-m", "leaktight", *arguments], paths=module_paths(python), **more)
 
 
 def check(python: Python, case: Case, *arguments: str, **more: Any) -> dict[str, Any]:

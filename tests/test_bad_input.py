@@ -100,7 +100,8 @@ def test_ctrl_c(setup: str, statement: str) -> None:
     # A period that takes long.
     arguments = ["-m", "leaktight", "check", "--period", "10000000", "-s", setup, statement]
     with started(arguments, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == "now\n"
+        # What the statement prints goes to standard error.
+        assert process.stderr is not None and process.stderr.readline() == "now\n"
         process.send_signal(signal.SIGINT)
         rest, complaints = process.communicate(timeout=30)
     assert (process.returncode, rest) == (130, "")

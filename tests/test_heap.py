@@ -408,11 +408,15 @@ def test_a_file_that_was_replaced_leads_to_no_call(tmp_path: Path) -> None:
     assert passes(script, arguments=[library, other]) == ""
 
 
-#: Tried with these; older interpreters get what there is for them.
+#: Wheels that bring allocators of their own; older interpreters get the last ones that there are for them.
 WHEELS = [
-    f"{name}{version}; python_version >= '3.11'"
-    for name, version in (("duckdb", "==2.0.0"), ("pyarrow", "==26.0.1"), ("polars", "==2.1.0"))
-] + [f"{name}; python_version < '3.11'" for name in ("duckdb", "pyarrow", "polars")]
+    "duckdb==2.0.0; python_version >= '3.11'",
+    "pyarrow==26.0.1; python_version >= '3.11'",
+    "polars==2.1.0; python_version >= '3.11'",
+    "duckdb==1.4.5; python_version < '3.11'",
+    "pyarrow==21.0.0; python_version < '3.11'",
+    "polars==1.36.1; python_version < '3.11'",
+]
 
 
 def test_the_private_allocators_of_three_wheels_in_one_process() -> None:

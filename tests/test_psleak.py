@@ -15,6 +15,9 @@ import packages
 import support
 
 PYTHON = support.pythons()[0]
+#: How often, and beside how many others. The first of each shows what is right, the others that it is no accident.
+WORKERS = ("-p", "xdist", "-n", "4")
+AGAIN = pytest.mark.thorough
 BUILD = support.BUILD / "drop-in" / "{}.{}".format(*PYTHON.version)
 PSLEAK_TESTS = ("test_c_leaks.py", "test_python_leaks.py", "test_interface.py")
 
@@ -73,7 +76,7 @@ def extension() -> str:
     return str(BUILD)
 
 
-@pytest.mark.parametrize("workers", [(), ("-p", "xdist", "-n", "4")], ids=["alone", "4 workers"])
+@pytest.mark.parametrize("workers", [pytest.param((), id="alone"), pytest.param(WORKERS, id="4 workers", marks=AGAIN)])
 def test_psleaks_own_tests_pass_but_for_those_that_do_not_apply(extension, workers):
     outcomes = run_tests(packages.tests_of(packages.PSLEAK), PSLEAK_TESTS, *workers, paths=(extension,))
     assert failed(outcomes) == EXCLUDED, outcomes[""]
@@ -88,7 +91,15 @@ def test_the_docs_list_what_does_not_apply():
             assert name.rpartition("::")[2] in page, name
 
 
-@pytest.mark.parametrize("workers", [(), (), (), ("-p", "xdist", "-n", "4")], ids=["first", "second", "third", "4 workers"])
+@pytest.mark.parametrize(
+    "workers",
+    [
+        pytest.param((), id="first"),
+        pytest.param((), id="second", marks=AGAIN),
+        pytest.param((), id="third", marks=AGAIN),
+        pytest.param(WORKERS, id="4 workers", marks=AGAIN),
+    ],
+)
 def test_psutils_leak_tests_pass(workers):
     outcomes = run_tests(packages.tests_of(packages.PSUTIL), ("test_memleaks.py",), *workers)
     assert not failed(outcomes), outcomes[""]
@@ -134,7 +145,8 @@ def leaky_psutil(name: str, mistake: Mistake) -> str:
             text, right = file.read_text(), mistake.line + mistake.after
             assert text.count(right) == 1
             file.write_text(text.replace(right, mistake.after))
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            # What builds it is in requirements.txt.
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation"]
             environment = {**os.environ, "CFLAGS": "-g -O1"}
             subprocess.run([*pip, "--target", str(folder / "site"), str(tree)], check=True, env=environment)
     return str(folder / "site")

@@ -105,6 +105,7 @@ def test_exactly_the_leaking_tests_fail_and_name_the_line(project, arguments):
     assert run["text"].count("LEAKED") == len(run["findings"])
 
 
+@pytest.mark.thorough
 def test_repeated_runs_agree(project):
     assert verdicts(demo(project)) == verdicts(demo(project))
 
@@ -381,8 +382,6 @@ def test_leaks_of_fixtures_are_found_and_labelled(project):
 
 
 def test_async_tests(project):
-    pytest.importorskip("pytest_asyncio")
-    pytest.importorskip("anyio")
     project.write(
         """
         import asyncio, pytest, zoo
@@ -408,7 +407,6 @@ def test_async_tests(project):
 
 
 def test_hypothesis(project):
-    pytest.importorskip("hypothesis")
     project.write(
         """
         import zoo
@@ -426,7 +424,6 @@ def test_hypothesis(project):
 
 
 def test_reruns(project):
-    pytest.importorskip("pytest_rerunfailures")
     project.write(
         """
         import zoo

@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional, Type, Union
 
-from leaktight import _core
+from leaktight import _core, _inert
 from leaktight._report import Report
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def check(
         least 65,536.
     :param time_budget: seconds after which no call is started; what was seen by then is judged, and
         the report says how deep it went. Default: 20.
-    :param period: a leak that happens once in so many calls must not be called clean. Default: 512.
+    :param period: a leak that happens once in so many calls must not be called clean. Default: 512, or a
+        quarter of ``max_calls`` if that is less.
     :param raises: each call must raise this; for leaks on error paths.
     :param checks: what to look at, of ``leaktight.CHECKS``. Default: everything.
     :raises TypeError, ValueError: when an argument is wrong; nothing was called then.
@@ -50,6 +51,7 @@ def check(
     """
     if not callable(fun):
         raise TypeError(f"fun must be callable, not {_kind(fun)}")
+    _inert.refuse(fun, args)
     _whole("max_calls", max_calls)
     _whole("period", period)
     if time_budget is not None:

@@ -16,6 +16,8 @@ MMAP_THRESHOLD_BYTES = 128 * 1024
 LEAST_PERIOD = 64
 #: A clean verdict takes so many calls for each call of the period.
 CALLS_PER_PERIOD = 4
+#: Growth that something still holds is called a leak from so many calls on.
+CONFIRMED_AFTER = 16_384
 #: More calls the engine does not count.
 MOST_CALLS = 2**31 - 1
 #: Each run of psleak is so much longer than the one before.

@@ -53,6 +53,8 @@ class Finding:
     objects_per_call: Optional[float] = None
     examples: list[str] = field(default_factory=list)
     holder: Optional[str] = None
+    in_cycle: bool = False
+    earlier_owner: bool = False
     references: Optional[References] = None
 
 
@@ -102,6 +104,7 @@ class Report:
     environment: Environment
     looks: list[Look] = field(default_factory=list)
     objects: int = 0
+    not_done: list[str] = field(default_factory=list)
     _json: str = field(repr=False, compare=False, default="")
 
     @classmethod

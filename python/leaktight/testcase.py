@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Callable, Iterator
 from typing import Any, Optional, Union
 
-from leaktight import _check
+from leaktight import _check, _inert
 from leaktight._core import CheckError
 from leaktight.errors import (
     LeakError,
@@ -25,7 +25,7 @@ from leaktight.errors import (
     UncollectableGarbageError,
 )
 from leaktight._garbage import GCDebugger
-from leaktight._options import Checkers, Options, of_type, run_table
+from leaktight._options import CONFIRMED_AFTER, Checkers, Options, of_type, run_table
 from leaktight._report import Finding, Report
 from leaktight._resources import Resources
 
@@ -145,6 +145,7 @@ class MemoryLeakTestCase(unittest.TestCase):
             self.trim_callback if trim_callback is None else trim_callback,
             self.checkers if checkers is None else checkers,
         )
+        _inert.refuse(fun, args)
         name, text = _name(fun), _check.call_text(fun, args)
         fun = functools.partial(fun, *args) if args else fun
         if not options.checkers.checks:
@@ -162,6 +163,7 @@ class MemoryLeakTestCase(unittest.TestCase):
             max_calls=options.max_calls,
             time_budget=NO_TIME_LIMIT_SECONDS,
             period=options.period,
+            confirm=CONFIRMED_AFTER,
             checks=options.checkers.checks,
             trim=options.trim_callback,
             warm_up=options.warmup_times,

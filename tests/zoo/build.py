@@ -29,6 +29,7 @@ COMPILE_FLAGS = ["-g", "-O1", "-fno-optimize-sibling-calls", "-fPIC", "-shared",
 MESSAGE_LINES = 30  # Of a failed command; the first ones name the cause.
 IMMORTAL_OBJECTS = (3, 12)  # The first headers that leave some counts alone (PEP 683).
 OLDEST_CYTHON = (3, 1)  # The first that supports CPython 3.13.
+CYTHON = "cython==3.3.1"  # What is installed where there is none; pinned, so that no release can break the build.
 
 
 class BuildError(Exception):
@@ -187,10 +188,9 @@ def find_cython(out: Path, interpreters: Sequence[Interpreter]) -> tuple[list[st
         folder = out / "tools" / probe(executable).version
         environment = {"PYTHONPATH": str(folder)}
         if cython_version(executable, environment) < OLDEST_CYTHON:
-            wanted = "cython>=" + ".".join(map(str, OLDEST_CYTHON))
             pip = [executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             try:
-                run([*pip, "--upgrade", "--target", str(folder), wanted], f"{executable} could not install Cython")
+                run([*pip, "--upgrade", "--target", str(folder), CYTHON], f"{executable} could not install Cython")
             except BuildError as error:
                 failures.append(str(error))
                 continue

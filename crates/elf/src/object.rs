@@ -130,8 +130,17 @@ impl<'a> LoadedObject<'a> {
     /// without a version. (An undefined symbol's value, as in a non-PIE program, is the address of a PLT
     /// stub and does not count.)
     pub fn defines(&self, name: &CStr) -> Option<usize> {
-        let value = self.tables.definition(name)?;
+        let (value, _) = self.tables.definition(name)?;
         Some(self.base.wrapping_add(value))
+    }
+
+    /// Start and length in bytes of the function `name`, if this object defines it for others, in its code, and says
+    /// how long it is.
+    pub fn function(&self, name: &CStr) -> Option<(usize, usize)> {
+        let (value, size) = self.tables.definition(name)?;
+        let start = self.base.wrapping_add(value);
+        let last = start.checked_add(size.checked_sub(1)?)?;
+        (self.executes(start) && self.executes(last)).then_some((start, size))
     }
 }
 

@@ -25,13 +25,13 @@ const STT_COMMON: u8 = 5;
 const VERSYM_HIDDEN: u16 = 0x8000;
 
 impl<'a> Tables<'a> {
-    /// The value of the symbol that defines `name`.
-    pub(crate) fn definition(&self, name: &CStr) -> Option<usize> {
+    /// Value and size of the symbol that defines `name`.
+    pub(crate) fn definition(&self, name: &CStr) -> Option<(usize, usize)> {
         let wanted = name.to_bytes();
         let value = |index| {
             let symbol = self.symbols.get(index)?;
             let found = self.is_definition(index, &symbol) && self.name(symbol.st_name) == name;
-            found.then_some(symbol.st_value as usize)
+            found.then_some((symbol.st_value as usize, symbol.st_size as usize))
         };
         // The loader, too, looks into the old table only where there is no new one.
         match self.gnu_hash.get(0) {

@@ -3,17 +3,22 @@
 //!
 //! The only large unsafe room. [`start`] puts our functions into the slots, every
 //! allocation then passes through `native`, `operators`, `mapping` or `pymem`, is noted in the live set, and goes on to
-//! the real function; [`stop`] takes them out again. `threads` and `descriptors` stand in front of what
-//! starts threads, opens descriptors and makes files, and leave a `Mark` of who did it.
+//! the real function; [`stop`] takes them out again. `threads`, `descriptors`, `names` and `children` stand in front of
+//! what starts threads, opens descriptors, makes files and the like, and starts processes, and leave a `Mark` of who
+//! did it.
 //! Nothing here judges, and nothing here allocates from a heap that it watches.
 //!
 //! The hooks are never unmapped: a function pointer that a program copied while we
 //! were in its slot goes on working after [`stop`], and just passes through.
 
+mod children;
 mod descriptors;
+mod entries;
 mod followed;
+mod made;
 mod mapping;
 mod marks;
+mod names;
 mod native;
 mod operators;
 mod pymem;
@@ -21,13 +26,16 @@ mod slots;
 mod state;
 mod thread;
 mod threads;
+mod vfork;
 
+pub use entries::not_at_entry;
 pub use followed::{follow, was_freed};
-pub use marks::{Mark, opened, retain_created_files};
+pub use made::{Made, take_made};
+pub use marks::{Mark, opened};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
-    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, is_tracked, keep_hooks,
-    leave_call, live_blocks, overflowed, patch_new_objects, patched, start, stay_installed, stop, totals, unwatched,
-    watched, with_stacks,
+    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, freed_memory, is_tracked,
+    keep_hooks, leave_call, live_blocks, overflowed, patch_new_objects, patched, start, stay_installed, stop, totals,
+    unwatched, watched, with_stacks,
 };
 pub use threads::{StartedThread, started_threads, threads_under_way};

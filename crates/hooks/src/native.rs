@@ -25,6 +25,27 @@ macro_rules! real {
 }
 pub(crate) use real;
 
+/// So many places that serve these functions are followed at a time: that of the names as the loader resolves them,
+/// and other allocators, libc's behind a preloaded one or that of another namespace (dlmopen(3)). Each has hooks of
+/// its own, which know its real functions.
+pub(crate) const PLACES: usize = 4;
+
+/// As `real`, one for each place.
+macro_rules! reals {
+    ($real:ident, $name:ident, fn($($type:ty),*) -> $result:ty) => {
+        pub(crate) static $real: [AtomicUsize; crate::native::PLACES] = [const { AtomicUsize::new(0) }; crate::native::PLACES];
+
+        #[inline(always)]
+        fn $name<const PLACE: usize>() -> unsafe extern "C" fn($($type),*) -> $result {
+            let address = $real[PLACE].load(Ordering::Relaxed);
+            // SAFETY: the address of a function of this very signature, or of its trampoline, stored before
+            // anything led to the hook of this place.
+            unsafe { transmute(address) }
+        }
+    };
+}
+pub(crate) use reals;
+
 /// One entry of a table of replaced functions.
 macro_rules! function {
     ($name:literal, $hook:path, $real:path) => {
@@ -37,81 +58,94 @@ macro_rules! function {
 }
 pub(crate) use function;
 
+/// The table of a room's functions for each place.
+macro_rules! table {
+    ($($name:literal $hook:ident $real:ident,)*) => {
+        const fn functions<const PLACE: usize>() -> [ReplacedFunction; [$($name),*].len()] {
+            [$(ReplacedFunction { name: $name, hook: Hook($hook::<PLACE> as *const ()), real: &$real[PLACE] }),*]
+        }
+
+        pub(crate) static FUNCTIONS: [[ReplacedFunction; [$($name),*].len()]; crate::native::PLACES] =
+            [functions::<0>(), functions::<1>(), functions::<2>(), functions::<3>()];
+    };
+}
+pub(crate) use table;
+
 type Pointer = *mut c_void;
 
-real!(MALLOC, real_malloc, fn(usize) -> Pointer);
-real!(CALLOC, real_calloc, fn(usize, usize) -> Pointer);
-real!(REALLOC, real_realloc, fn(Pointer, usize) -> Pointer);
-real!(REALLOCARRAY, real_reallocarray, fn(Pointer, usize, usize) -> Pointer);
-real!(FREE, real_free, fn(Pointer) -> ());
-real!(
+reals!(MALLOC, real_malloc, fn(usize) -> Pointer);
+reals!(CALLOC, real_calloc, fn(usize, usize) -> Pointer);
+reals!(REALLOC, real_realloc, fn(Pointer, usize) -> Pointer);
+reals!(REALLOCARRAY, real_reallocarray, fn(Pointer, usize, usize) -> Pointer);
+reals!(FREE, real_free, fn(Pointer) -> ());
+reals!(
     POSIX_MEMALIGN,
     real_posix_memalign,
     fn(*mut Pointer, usize, usize) -> c_int
 );
-real!(ALIGNED_ALLOC, real_aligned_alloc, fn(usize, usize) -> Pointer);
-real!(MEMALIGN, real_memalign, fn(usize, usize) -> Pointer);
-real!(VALLOC, real_valloc, fn(usize) -> Pointer);
-real!(PVALLOC, real_pvalloc, fn(usize) -> Pointer);
+reals!(ALIGNED_ALLOC, real_aligned_alloc, fn(usize, usize) -> Pointer);
+reals!(MEMALIGN, real_memalign, fn(usize, usize) -> Pointer);
+reals!(VALLOC, real_valloc, fn(usize) -> Pointer);
+reals!(PVALLOC, real_pvalloc, fn(usize) -> Pointer);
 
 /// The first so many of [`FUNCTIONS`] exist in every libc.
 pub(crate) const ESSENTIAL: usize = 4;
 
-pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
-    function!(c"malloc", malloc, MALLOC),
-    function!(c"calloc", calloc, CALLOC),
-    function!(c"realloc", realloc, REALLOC),
-    function!(c"free", free, FREE),
-    function!(c"reallocarray", reallocarray, REALLOCARRAY),
-    function!(c"posix_memalign", posix_memalign, POSIX_MEMALIGN),
-    function!(c"aligned_alloc", aligned_alloc, ALIGNED_ALLOC),
-    function!(c"memalign", memalign, MEMALIGN),
-    function!(c"valloc", valloc, VALLOC),
-    function!(c"pvalloc", pvalloc, PVALLOC),
-];
+table! {
+    c"malloc" malloc MALLOC,
+    c"calloc" calloc CALLOC,
+    c"realloc" realloc REALLOC,
+    c"free" free FREE,
+    c"reallocarray" reallocarray REALLOCARRAY,
+    c"posix_memalign" posix_memalign POSIX_MEMALIGN,
+    c"aligned_alloc" aligned_alloc ALIGNED_ALLOC,
+    c"memalign" memalign MEMALIGN,
+    c"valloc" valloc VALLOC,
+    c"pvalloc" pvalloc PVALLOC,
+}
 
 // SAFETY of the calls below: each hook hands its own arguments to the real function of the same
 // name, so whatever made the caller's call right makes ours right.
 
-unsafe extern "C" fn malloc(size: usize) -> Pointer {
+unsafe extern "C" fn malloc<const PLACE: usize>(size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_malloc()(size) };
+    let call = || unsafe { real_malloc::<PLACE>()(size) };
     allocate(Family::Malloc, size, call)
 }
 
-unsafe extern "C" fn calloc(count: usize, size: usize) -> Pointer {
+unsafe extern "C" fn calloc<const PLACE: usize>(count: usize, size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_calloc()(count, size) };
+    let call = || unsafe { real_calloc::<PLACE>()(count, size) };
     allocate(Family::Calloc, count.wrapping_mul(size), call)
 }
 
-unsafe extern "C" fn aligned_alloc(alignment: usize, size: usize) -> Pointer {
+unsafe extern "C" fn aligned_alloc<const PLACE: usize>(alignment: usize, size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_aligned_alloc()(alignment, size) };
+    let call = || unsafe { real_aligned_alloc::<PLACE>()(alignment, size) };
     allocate(Family::Aligned, size, call)
 }
 
-unsafe extern "C" fn memalign(alignment: usize, size: usize) -> Pointer {
+unsafe extern "C" fn memalign<const PLACE: usize>(alignment: usize, size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_memalign()(alignment, size) };
+    let call = || unsafe { real_memalign::<PLACE>()(alignment, size) };
     allocate(Family::Aligned, size, call)
 }
 
-unsafe extern "C" fn valloc(size: usize) -> Pointer {
+unsafe extern "C" fn valloc<const PLACE: usize>(size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_valloc()(size) };
+    let call = || unsafe { real_valloc::<PLACE>()(size) };
     allocate(Family::Aligned, size, call)
 }
 
-unsafe extern "C" fn pvalloc(size: usize) -> Pointer {
+unsafe extern "C" fn pvalloc<const PLACE: usize>(size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_pvalloc()(size) };
+    let call = || unsafe { real_pvalloc::<PLACE>()(size) };
     allocate(Family::Aligned, size, call)
 }
 
-unsafe extern "C" fn posix_memalign(result: *mut Pointer, alignment: usize, size: usize) -> c_int {
+unsafe extern "C" fn posix_memalign<const PLACE: usize>(result: *mut Pointer, alignment: usize, size: usize) -> c_int {
     // SAFETY: see above.
-    let call = || unsafe { real_posix_memalign()(result, alignment, size) };
+    let call = || unsafe { real_posix_memalign::<PLACE>()(result, alignment, size) };
     let Some(watch) = Watch::allocations() else {
         return call();
     };
@@ -123,26 +157,26 @@ unsafe extern "C" fn posix_memalign(result: *mut Pointer, alignment: usize, size
     status
 }
 
-unsafe extern "C" fn realloc(old: Pointer, size: usize) -> Pointer {
+unsafe extern "C" fn realloc<const PLACE: usize>(old: Pointer, size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_realloc()(old, size) };
+    let call = || unsafe { real_realloc::<PLACE>()(old, size) };
     reallocate(Family::Realloc, old, size, call)
 }
 
-unsafe extern "C" fn reallocarray(old: Pointer, count: usize, size: usize) -> Pointer {
+unsafe extern "C" fn reallocarray<const PLACE: usize>(old: Pointer, count: usize, size: usize) -> Pointer {
     // SAFETY: see above.
-    let call = || unsafe { real_reallocarray()(old, count, size) };
+    let call = || unsafe { real_reallocarray::<PLACE>()(old, count, size) };
     reallocate(Family::Realloc, old, count.wrapping_mul(size), call)
 }
 
-unsafe extern "C" fn free(block: Pointer) {
+unsafe extern "C" fn free<const PLACE: usize>(block: Pointer) {
     let watch = if block.is_null() { None } else { Watch::frees() };
     if let Some(watch) = &watch {
         // Before the real free: afterwards another thread may be given the same address.
         watch.died(block as usize);
     }
     // SAFETY: see above.
-    unsafe { real_free()(block) }
+    unsafe { real_free::<PLACE>()(block) }
 }
 
 #[inline(always)]
@@ -151,6 +185,9 @@ pub(crate) fn allocate(family: Family, size: usize, call: impl Fn() -> Pointer) 
         return call();
     };
     let block = call();
+    if family != Family::Calloc {
+        watch.clear(block, size);
+    }
     watch.born(block as usize, size, family);
     block
 }

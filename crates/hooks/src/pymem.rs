@@ -193,9 +193,7 @@ unsafe extern "C" fn malloc(context: Pointer, size: usize) -> Pointer {
         return call();
     };
     let block = call();
-    if domain.family == Family::PyObject && !block.is_null() {
-        watch.clear_head(block.cast(), size);
-    }
+    watch.clear(block, size);
     watch.born(block as usize, size, domain.family);
     block
 }

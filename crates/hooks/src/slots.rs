@@ -1,9 +1,9 @@
-//! Putting hooks into relocation slots, and taking them out.
+//! Putting hooks into relocation slots, and taking them out: of functions that `entries` does not stand in front of.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::{descriptors, mapping, native, operators, threads};
+use crate::{children, descriptors, entries, mapping, names, native, operators, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
 
 /// A libc function that we stand in front of.
@@ -21,9 +21,11 @@ pub(crate) struct Hook(pub *const ());
 // SAFETY: the address of a function, never written through.
 unsafe impl Sync for Hook {}
 
-/// How many slots hold our hooks, in how many objects.
+/// How many slots hold our hooks, in how many objects, and how many functions lead to them by themselves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PatchCount {
+    /// Functions with a hook at their entry.
+    pub entries: usize,
     /// Objects with at least one patched slot.
     pub objects: usize,
     /// Patched slots.
@@ -47,11 +49,13 @@ fn operators() -> &'static [ReplacedFunction] {
 }
 
 fn always_replaced() -> impl Iterator<Item = &'static ReplacedFunction> {
-    native::FUNCTIONS
+    native::FUNCTIONS[0]
         .iter()
-        .chain(mapping::FUNCTIONS)
+        .chain(&mapping::FUNCTIONS[0])
         .chain(threads::FUNCTIONS)
         .chain(descriptors::FUNCTIONS)
+        .chain(names::FUNCTIONS)
+        .chain(children::FUNCTIONS)
 }
 
 /// Finds the real functions: of each the definition in the first object that has one, in load
@@ -72,7 +76,7 @@ pub(crate) fn find_real_functions() -> Result<(), &'static CStr> {
     if !libc_serves {
         find_operators();
     }
-    let missing = native::FUNCTIONS[..native::ESSENTIAL]
+    let missing = native::FUNCTIONS[0][..native::ESSENTIAL]
         .iter()
         .find(|function| function.real.load(Ordering::Relaxed) == 0);
     missing.map_or(Ok(()), |function| Err(function.name))
@@ -97,17 +101,21 @@ fn find_operators() {
 
 /// Whether this object serves `malloc`, and is not libc.
 fn is_allocator(object: &LoadedObject<'_>) -> bool {
-    object.contains(native::MALLOC.load(Ordering::Relaxed)) && object.defines(c"__libc_start_main").is_none()
+    object.contains(native::MALLOC[0].load(Ordering::Relaxed)) && object.defines(c"__libc_start_main").is_none()
 }
 
-/// Puts the hooks into every slot that holds the real function. Safe to repeat: what is
-/// patched stays, what is new is added.
+/// Puts the hooks at the entries of functions, or else into every slot that holds the real function. Safe to repeat:
+/// what is patched stays, what is new is added.
 ///
 /// With `skip_own` the shared object that this code lies in stays as it is: then its calls are the
 /// tracker's. Otherwise it is also the watched program's, and shares its slots.
 pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
     let own = if skip_own { own_object() } else { None };
-    let mut count = PatchCount::default();
+    entries::patch();
+    let mut count = PatchCount {
+        entries: entries::count(),
+        ..PatchCount::default()
+    };
     let known = Known::now();
     loaded_objects(|object| {
         if own != Some(object.base) {
@@ -121,6 +129,7 @@ pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
 
 /// Gives every slot that still holds a hook its real function back.
 pub(crate) fn restore_all() {
+    entries::restore();
     let known = Known::now();
     loaded_objects(|object| {
         for slot in object.slots() {
@@ -128,7 +137,7 @@ pub(crate) fn restore_all() {
             if let Some(function) = known.at(value)
                 && function.hook.0 as usize == value
             {
-                write(object, &slot, function.real.load(Ordering::Relaxed));
+                write(object, &slot, start_of(function));
             }
         }
     });
@@ -143,38 +152,39 @@ fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> bool {
         Some(function) if function.hook.0 as usize == value => return true,
         known => known,
     };
-    let function = function.or_else(|| by_name(object, slot, value));
+    let function = function.or_else(|| known.by_name(object, slot, value));
     function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
-}
-
-/// Whose address the loader will put into a slot that is not bound yet.
-fn by_name(object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> Option<&'static ReplacedFunction> {
-    // libstdc++, for one, defines the operators itself, but is bound to those of the allocator.
-    let waits = slot.lazy && object.executes(value) && (slot.undefined || !operators().is_empty());
-    let name = if waits { slot.symbol_name() } else { return None };
-    let has_name = |function: &&ReplacedFunction| function.real.load(Ordering::Relaxed) != 0 && function.name == name;
-    let operator = operators().iter().find(has_name);
-    operator.or_else(|| always_replaced().find(has_name).filter(|_| slot.undefined))
 }
 
 /// Hooks and real functions by address, for the many slots that are looked at.
 struct Known {
     /// Ascending; two names of one function (`open`, `open64`) stand side by side, and the first serves.
     functions: Vec<(usize, &'static ReplacedFunction)>,
+    /// Those that a slot is needed for.
+    names: Vec<&'static ReplacedFunction>,
 }
 
 impl Known {
     fn now() -> Known {
-        let both = |function: &'static ReplacedFunction| {
-            let real = function.real.load(Ordering::Relaxed);
-            [(function.hook.0 as usize, function), (real, function)]
-        };
-        let mut functions: Vec<_> = replaced_functions()
-            .flat_map(both)
-            .filter(|(address, _)| *address != 0)
+        let names: Vec<_> = replaced_functions()
+            .filter(|function| start_of(function) != 0 && !entries::is_at_entry(start_of(function)))
             .collect();
+        let both = |function: &&'static ReplacedFunction| {
+            [(function.hook.0 as usize, *function), (start_of(function), *function)]
+        };
+        let mut functions: Vec<_> = names.iter().flat_map(both).collect();
         functions.sort_by_key(|(address, _)| *address);
-        Known { functions }
+        Known { functions, names }
+    }
+
+    /// Whose address the loader will put into a slot that is not bound yet.
+    fn by_name(&self, object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> Option<&'static ReplacedFunction> {
+        // libstdc++, for one, defines the operators itself, but is bound to those of the allocator.
+        let waits = slot.lazy && object.executes(value) && (slot.undefined || !operators().is_empty());
+        let name = if waits { slot.symbol_name() } else { return None };
+        let is_operator = |function: &ReplacedFunction| operators().iter().any(|other| std::ptr::eq(other, function));
+        let mut named = self.names.iter().filter(|function| function.name == name);
+        named.find(|function| slot.undefined || is_operator(function)).copied()
     }
 
     fn at(&self, address: usize) -> Option<&'static ReplacedFunction> {
@@ -194,6 +204,11 @@ fn own_object() -> Option<usize> {
         }
     });
     own
+}
+
+/// Where the function itself is; 0 if it was not found.
+fn start_of(function: &ReplacedFunction) -> usize {
+    entries::start_of(function).unwrap_or_else(|| function.real.load(Ordering::Relaxed))
 }
 
 fn read(slot: &Slot<'_>) -> usize {

@@ -1,5 +1,6 @@
 //! Whether we are watching, whom, and where the hooks write to.
 
+use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use leaktight_liveset::{Block, Family, LiveSet, MappedVec, Mappings, SpinLock, Totals};
 
 use crate::followed;
+use crate::made;
 use crate::marks::{self, Mark};
 use crate::pymem;
 use crate::slots::{self, PatchCount};
@@ -41,7 +43,7 @@ pub struct Options {
 pub enum Error {
     /// No loaded object defines this function, as in a statically linked program.
     NotDynamic(&'static std::ffi::CStr),
-    /// No relocation slot of any object could be patched.
+    /// No function could be stood in front of, at its entry or in a relocation slot of any object.
     NothingPatched,
 }
 
@@ -53,9 +55,9 @@ impl std::fmt::Display for Error {
                 "no loaded object defines `{}`, so allocations cannot be seen; is the program linked statically?",
                 name.to_string_lossy()
             ),
-            Error::NothingPatched => {
-                f.write_str("no call of malloc or free goes through a relocation slot, so allocations cannot be seen")
-            }
+            Error::NothingPatched => f.write_str(
+                "neither malloc itself nor a call of it can be stood in front of, so allocations cannot be seen",
+            ),
         }
     }
 }
@@ -73,12 +75,22 @@ static CALL: AtomicU32 = AtomicU32::new(0);
 /// The last call that was entered, also while none runs.
 static LATEST_CALL: AtomicU32 = AtomicU32::new(0);
 static LIVE: LiveSet = LiveSet::new();
+/// Memory that was freed while stacks are on, by its first byte; live blocks may have been made of it since. Those that
+/// are not in the live set are here, too, marked as foreign.
+static FREED: LiveSet = LiveSet::new();
 static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
 /// A `fn(Frames) -> u32`, or 0.
 static CAPTURE: AtomicUsize = AtomicUsize::new(0);
 static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
-static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((PatchCount { objects: 0, slots: 0 }, (0, 0)));
+static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((
+    PatchCount {
+        entries: 0,
+        objects: 0,
+        slots: 0,
+    },
+    (0, 0),
+));
 /// `fn()`s, or 0: called before and after a module is unloaded.
 static AROUND_UNLOADING: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
 static FORKED: AtomicBool = AtomicBool::new(false);
@@ -105,19 +117,22 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     OVERFLOWED.store(false, Ordering::Relaxed);
     let session = LAST_SESSION.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
     LIVE.open(session);
+    FREED.open(session);
     MAPPED.lock().open(session);
     enter_call(0);
     forget_threads();
-    marks::begin(options.files);
+    marks::begin();
+    made::begin(options.files);
     followed::forget();
     belong_to(session, 0);
     threads::this_thread_checks(true);
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
     // Hooks of an earlier session may have stayed in place.
     patch_new_objects();
-    if patched().slots == 0 {
+    if patched() == PatchCount::default() {
         LIVE.close();
         threads::this_thread_checks(false);
+        FREED.close();
         return Err(Error::NothingPatched);
     }
     if options.python {
@@ -142,6 +157,7 @@ pub unsafe fn stop() {
             return;
         }
         LIVE.close();
+        FREED.close();
         MAPPED.lock().open(0);
     }
     if !KEEP.load(Ordering::Relaxed) {
@@ -158,7 +174,7 @@ pub unsafe fn stop() {
 /// No session runs. If one ran with [`Options::python`], the caller holds the GIL.
 pub unsafe fn keep_hooks(keep: bool) {
     KEEP.store(keep, Ordering::Relaxed);
-    if !keep && patched().slots > 0 {
+    if !keep && patched() != PatchCount::default() {
         // SAFETY: the caller says so.
         unsafe { take_out() };
     }
@@ -276,8 +292,7 @@ pub fn capture_with(capture: fn(Frames) -> u32) {
     CAPTURE.store(capture as usize, Ordering::Release);
 }
 
-/// Turns the capturing of stacks on or off, while tracking. With stacks on, the first bytes of
-/// each block for a Python object are cleared too, so that no stale type pointer is read as its type.
+/// Turns the capturing of stacks on or off, while tracking. With stacks on, fresh blocks are cleared too.
 pub fn with_stacks(on: bool) {
     if STATE.load(Ordering::Relaxed) == 0 {
         return;
@@ -311,9 +326,36 @@ pub fn live_blocks() -> MappedVec<Block> {
     all
 }
 
+/// Memory that was freed since stacks were turned on, as start and end, by rising address and without overlaps: what it
+/// holds is dead, unless it is part of a live block.
+pub fn freed_memory() -> MappedVec<(usize, usize)> {
+    let (mut freed, mut in_use) = (MappedVec::new(), MappedVec::<(usize, usize)>::new());
+    FREED.for_each(|block| {
+        let list = if block.foreign { &mut in_use } else { &mut freed };
+        // Without memory for it, it counts as in use.
+        let _ = list.push((block.address, block.address + block.size));
+    });
+    in_use.sort_unstable();
+    freed.sort_unstable();
+    let mut all = MappedVec::<(usize, usize)>::new();
+    for (start, end) in freed.iter().copied() {
+        let next = in_use.partition_point(|(_, used_end)| *used_end <= start);
+        if in_use.get(next).is_some_and(|(used, _)| *used < end) {
+            continue;
+        }
+        match all.last_mut() {
+            Some(last) if last.1 >= start => last.1 = last.1.max(end),
+            _ => {
+                let _ = all.push((start, end));
+            }
+        }
+    }
+    all
+}
+
 /// Whether a block that was allocated since [`start`] lives at this address.
 pub fn is_tracked(address: usize) -> bool {
-    LIVE.contains(address)
+    LIVE.get(address).is_some()
 }
 
 /// Whether the live set ran out of memory, so that it is not complete.
@@ -391,8 +433,10 @@ fn handle_forks() {
             threads::unlock_after_fork();
             followed::unlock_after_fork();
             marks::unlock_after_fork();
+            made::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
+            FREED.unlock_after_fork();
         }
     }
     // SAFETY: the handler only touches atomics and the locks above.
@@ -412,28 +456,29 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// For functions that allocate: `None` when this allocation is not to be noted.
+    /// For functions that allocate: `None` when this allocation is not to be noted. With stacks on, what unwatched
+    /// threads allocate is noted as memory in use.
     #[inline(always)]
     pub(crate) fn allocations() -> Option<Watch> {
-        Watch::enter(0)
+        Watch::enter(|guard, state| guard == 0 || state & STACKS != 0 && guard & IN_HOOK == 0)
     }
 
     /// For functions that free (and may allocate): frees count on unwatched threads too, since
     /// the block may have been noted when it was allocated.
     #[inline(always)]
     pub(crate) fn frees() -> Option<Watch> {
-        Watch::enter(!IN_HOOK)
+        Watch::enter(|guard, _| guard & IN_HOOK == 0)
     }
 
     #[inline(always)]
-    fn enter(allowed: u32) -> Option<Watch> {
+    fn enter(admits: impl FnOnce(u32, u64) -> bool) -> Option<Watch> {
         let state = STATE.load(Ordering::Relaxed);
         if state == 0 {
             return None;
         }
         let thread = thread();
         let guard = thread.guard.get();
-        if guard & !allowed != 0 {
+        if !admits(guard, state) {
             return None;
         }
         thread.guard.set(guard | IN_HOOK);
@@ -454,27 +499,72 @@ impl Watch {
     /// Notes a new block; a null pointer is a failed allocation and no block.
     #[inline(always)]
     pub(crate) fn born(&self, address: usize, size: usize, family: Family) {
-        if address != 0
-            && let Some(block) = self.block(address, size, family)
-        {
-            LIVE.insert(self.session(), &block);
+        if address == 0 {
+            return;
         }
+        match self.block(address, size, family) {
+            Some(block) => LIVE.insert(self.session(), &block),
+            None if self.state & STACKS != 0 => self.given_out(address, size, family),
+            None => {}
+        }
+    }
+
+    /// A block that the live set does not have is in use.
+    #[cold]
+    fn given_out(&self, address: usize, size: usize, family: Family) {
+        let block = Block {
+            address,
+            size,
+            birth: 0,
+            stack: 0,
+            family,
+            foreign: true,
+        };
+        FREED.insert(self.session(), &block);
     }
 
     /// Notes that a block is about to be freed; returns it when it was noted before.
     #[inline(always)]
     pub(crate) fn died(&self, address: usize) -> Option<Block> {
-        LIVE.remove(address)
+        let block = LIVE.remove(address);
+        if self.state & STACKS != 0 {
+            self.taken_back(address, block.as_ref());
+        }
+        block
+    }
+
+    #[cold]
+    fn taken_back(&self, address: usize, block: Option<&Block>) {
+        /// Larger ones may go back to the kernel, which gives their addresses to anybody (mallopt(3),
+        /// `M_MMAP_THRESHOLD`).
+        const MOST: usize = 128 << 10;
+        let known = FREED.get(address);
+        match block {
+            Some(block) if block.size < MOST => {
+                if known.is_none_or(|known| known.foreign || known.size < block.size) {
+                    let block = Block {
+                        foreign: false,
+                        ..*block
+                    };
+                    FREED.insert(self.session(), &block);
+                }
+            }
+            // One that was noted as in use, or went back to the kernel.
+            _ => {
+                FREED.remove(address);
+            }
+        }
     }
 
     /// Brings a block back whose realloc failed.
     #[cold]
     pub(crate) fn back(&self, block: &Block) {
+        FREED.remove(block.address);
         LIVE.insert(self.session(), block);
     }
 
-    pub(crate) fn mapped(&self, start: usize, len: usize) {
-        if let Some(block) = self.block(start, len, Family::Mmap) {
+    pub(crate) fn mapped(&self, start: usize, len: usize, family: Family) {
+        if let Some(block) = self.block(start, len, family) {
             self.mapping_back(&block);
         }
     }
@@ -485,19 +575,24 @@ impl Watch {
         result.ok().flatten()
     }
 
+    pub(crate) fn mapped_len(&self, start: usize) -> Option<usize> {
+        MAPPED.lock().len_of(start)
+    }
+
     pub(crate) fn mapping_back(&self, block: &Block) {
         let failed = MAPPED.lock().insert(self.session(), block).is_err();
         OVERFLOWED.fetch_or(failed, Ordering::Relaxed);
     }
 
-    /// Clears what an earlier object left at the head of a fresh block (GC head, pre-header and
-    /// object head), whose content is undefined anyway.
+    /// With stacks on, clears what earlier owners left in a fresh block, whose content is undefined: pointers that would
+    /// seem to hold what they once held, and the type of an object that is gone.
     #[inline(always)]
-    pub(crate) fn clear_head(&self, block: *mut u8, size: usize) {
-        const HEAD: usize = 48;
-        if self.state & STACKS != 0 {
+    pub(crate) fn clear(&self, block: *mut c_void, size: usize) {
+        /// What is larger comes from the kernel, as a rule, and is clear.
+        const MOST: usize = 64 << 10;
+        if self.state & STACKS != 0 && size <= MOST && !block.is_null() {
             // SAFETY: the allocator just returned `size` bytes there, and nobody else has the pointer yet.
-            unsafe { block.write_bytes(0, size.min(HEAD)) };
+            unsafe { block.cast::<u8>().write_bytes(0, size) };
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Thread {
     pub started_in: Cell<u32>,
     /// An address in the stack frame of `watched`; 0 outside of it.
     pub outermost: Cell<usize>,
+    /// Where `vfork` is to return to, in the parent and in the child, which share this record; 0 when it does not run.
+    pub vfork_return: Cell<usize>,
 }
 
 const _: () = assert!(size_of::<Thread>() <= 32);

@@ -148,11 +148,12 @@ fn exists(number: c_int) -> bool {
 unsafe extern "C" fn pthread_create(id: *mut Id, attributes: Pointer, start: Start, argument: Pointer) -> c_int {
     let Some(place) = set_out(attributes, start, argument) else {
         // SAFETY: the caller's own arguments, handed on.
-        return unsafe { real_create()(id, attributes, start, argument) };
+        return state::unwatched(|| unsafe { real_create()(id, attributes, start, argument) });
     };
     let serial = ERRANDS.lock()[place].serial;
+    // What a thread costs, its stack above all, is told with the thread.
     // SAFETY: as above, with a start routine that runs the caller's.
-    let status = unsafe { real_create()(id, attributes, run, place as Pointer) };
+    let status = state::unwatched(|| unsafe { real_create()(id, attributes, run, place as Pointer) });
     if status == 0 {
         // SAFETY: on success it holds the new thread's id. The thread may have set it already, or be gone.
         let id = unsafe { id.read() };

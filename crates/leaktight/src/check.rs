@@ -27,6 +27,8 @@ pub(crate) const FILE: &str = file!();
 #[derive(Clone, Debug)]
 pub struct Check {
     pub(crate) rules: Rules,
+    period: Option<u32>,
+    max_calls: Option<u32>,
     pub(crate) time: Duration,
     pub(crate) bytes: u64,
     pub(crate) checks: Checks,
@@ -91,6 +93,8 @@ impl Check {
     pub fn new() -> Check {
         Check {
             rules: Rules::default(),
+            period: None,
+            max_calls: None,
             time: Duration::from_secs(20),
             bytes: 1 << 30,
             checks: Checks::ALL,
@@ -99,16 +103,17 @@ impl Check {
         }
     }
 
-    /// A leak that happens once in so many calls must not be missed (at least 1).
+    /// A leak that happens once in so many calls must not be missed (at least 1). Default: 512, or a quarter of
+    /// [`Check::max_calls`] if that is less.
     pub fn period(mut self, calls: u32) -> Check {
-        self.rules.period = calls.max(1);
-        self.rules.max_calls = self.rules.max_calls.max(calls.saturating_mul(128));
+        self.period = Some(calls.max(1));
         self
     }
 
-    /// Makes no more calls than this.
+    /// Makes no more calls than this. If they are fewer than four for each one of a [`Check::period`] that was asked
+    /// for, nothing is called clean. Default: 65,536, or 128 times the period if that is more.
     pub fn max_calls(mut self, calls: u32) -> Check {
-        self.rules.max_calls = calls.max(1);
+        self.max_calls = Some(calls.max(1));
         self
     }
 
@@ -139,9 +144,9 @@ impl Check {
     }
 
     /// Growth that something still holds is called a leak from so many calls on, or after 32 periods if that is
-    /// later. Default: 16,384.
+    /// later. Default: 65,536, or 16,384 where more would take over five seconds.
     pub fn confirm(mut self, calls: u32) -> Check {
-        self.rules.confirm = calls;
+        (self.rules.confirm, self.rules.confirm_slow) = (calls, calls);
         self
     }
 
@@ -199,9 +204,12 @@ impl Check {
             files: self.checks.files,
         };
         let own_only = options.threads == Threads::Own;
+        let depth = Rules::of(self.period, self.max_calls);
+        let mut check = self.clone();
+        (check.rules.period, check.rules.max_calls) = (depth.period, depth.max_calls);
         hooks::unwatched(|| {
             let session = Session::start(options, busy)?;
-            run::run(self, own_only, session, subject)
+            run::run(&check, own_only, session, subject)
         })
     }
 }

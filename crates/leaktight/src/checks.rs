@@ -13,7 +13,8 @@ pub struct Checks {
     pub threads: bool,
     /// Child processes left running, or ended and not waited for.
     pub children: bool,
-    /// Files and folders left in `$TMPDIR`, `/tmp`, `/var/tmp` or `/dev/shm`.
+    /// Names left in `$TMPDIR`, `/tmp` or `/var/tmp`; shared memory, semaphores and message queues of POSIX and of
+    /// System V.
     pub files: bool,
     /// Signal handlers that were changed: a remark, no finding.
     pub signals: bool,

@@ -1,18 +1,21 @@
 //! From what the judge found to the report.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
-use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, sentence};
+use leaktight_report::{
+    Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, figure, sentence,
+};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
+use leaktight_verdict::{Outcome, RESIDENT, Reason, SiteFinding};
 
 use crate::budget::Spent;
-use crate::origin::{Origin, Origins};
+use crate::groups::{Group, groups};
 use crate::reach::Reach;
+use crate::reason::reason;
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
@@ -32,17 +35,15 @@ pub(crate) struct Seen {
     pub remarks: Vec<String>,
     pub blind_spots: Vec<String>,
     pub references: References,
+    /// Reference counts moved, and there were too few calls to find out why.
+    pub unfollowed: bool,
 }
+
+const UNFOLLOWED: &str =
+    "the reference counts of some objects moved with the calls; there were too few calls to find out why";
 
 /// So many blocks of a site tell what all are.
 const ENOUGH: usize = 200;
-
-/// Findings with the same visible frames are one: an object and the table that it allocates in the
-/// same line were leaked by one mistake.
-struct Group {
-    origin: Origin,
-    members: Vec<(SiteFinding, Vec<Block>)>,
-}
 
 pub(crate) fn report<S: Subject>(
     mut seen: Seen,
@@ -57,7 +58,7 @@ pub(crate) fn report<S: Subject>(
     let resident = seen.outcome.findings.iter().find(|found| found.site == RESIDENT);
     let resident = resident.map(|found| touched_pages(found, touched));
     seen.outcome.findings.retain(|found| found.site != RESIDENT);
-    let groups = group(&seen, sites, subject);
+    let groups = groups(&seen.outcome.findings, &seen.survey, sites, subject);
     let mut findings: Vec<Finding> = groups
         .iter()
         .map(|group| finding(group, seen.reach.as_ref(), subject))
@@ -88,9 +89,23 @@ pub(crate) fn report<S: Subject>(
         seen.outcome.verdict = verdict::Verdict::Leak;
         seen.outcome.reason = Reason::Findings;
     }
+    let is_fine = !matches!(
+        seen.outcome.verdict,
+        verdict::Verdict::Leak | verdict::Verdict::Indeterminate
+    );
+    if seen.unfollowed && !is_fine {
+        remarks.push(UNFOLLOWED.to_owned());
+    }
+    let doubt = resources
+        .doubt()
+        .or((seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned()))
+        .filter(|_| seen.outcome.verdict != verdict::Verdict::Leak);
+    let says_nothing = !seen.control.passed() || doubt.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
+    } else if let Some(doubt) = doubt {
+        (Verdict::Indeterminate, doubt)
     } else {
         (
             word(seen.outcome.verdict),
@@ -103,16 +118,17 @@ pub(crate) fn report<S: Subject>(
         reason,
         findings,
         calls: seen.calls,
-        period: if seen.control.passed() {
-            u64::from(seen.outcome.period)
-        } else {
+        period: if says_nothing {
             0
+        } else {
+            u64::from(seen.outcome.period)
         },
         objects: references.objects,
         seconds: seen.elapsed.as_secs_f64(),
         looks: seen.looks,
         control: seen.control,
         blind_spots,
+        not_done: Vec::new(),
         remarks,
         environment: environment(subject),
     }
@@ -135,118 +151,24 @@ fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
         objects_per_call: None,
         examples: Vec::new(),
         holder: touched.name(),
+        in_cycle: false,
+        earlier_owner: false,
         references: None,
         stack: Vec::new(),
         message: format!(
-            "a call makes {bytes:.0} more bytes resident in memory that was mapped before; no allocation explains it, so \
-             it is written by hand or by an allocator of a library's own"
+            "a call makes {} more bytes resident in memory that was mapped before; no allocation explains it, so \
+             it is written by hand or by an allocator of a library's own",
+            figure(bytes)
         ),
     }
 }
 
-fn group<S: Subject>(seen: &Seen, sites: &Sites, subject: &mut S) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    if seen.outcome.findings.is_empty() {
-        return groups;
-    }
-    let mut origins = Origins::new();
-    let heads = heads(seen);
-    let (led, leading): (Vec<&SiteFinding>, Vec<&SiteFinding>) = seen
-        .outcome
-        .findings
-        .iter()
-        .filter(|found| sites.place(found.site).kind.is_none())
-        .partition(|found| heads[&found.site] != found.site);
-    for found in leading {
-        let blocks = seen.survey.blocks_of(found.site);
-        let stack = blocks
-            .first()
-            .and_then(|block| stacks::stack(block.stack))
-            .unwrap_or_default();
-        let mut origin = origins.of(&stack, subject);
-        if sites.place(found.site).foreign && origin.frames.is_empty() {
-            origin.via.get_or_insert("another thread".to_owned());
-        }
-        let is_same = |group: &&mut Group| {
-            group.origin.frames == origin.frames && grows_in_bytes(&group.members[0].0) == grows_in_bytes(found)
-        };
-        match groups.iter_mut().find(is_same) {
-            Some(group) => group.members.push((*found, blocks)),
-            None => groups.push(Group {
-                origin,
-                members: vec![(*found, blocks)],
-            }),
-        }
-    }
-    for found in led {
-        let head = heads[&found.site];
-        if let Some(group) = groups
-            .iter_mut()
-            .find(|group| group.members.iter().any(|(other, _)| other.site == head))
-        {
-            group.members.push((*found, seen.survey.blocks_of(found.site)));
-        }
-    }
-    groups
-}
-
-/// For each site whose blocks are held by another's, that other one: an object and what it owns were
-/// leaked by one mistake. Sites that hold each other belong together too; there the one with the lowest
-/// number counts as the head. A block that merely grows, such as the array of a list, owns nobody here, and
-/// nobody it.
-fn heads(seen: &Seen) -> HashMap<usize, usize> {
-    let findings = &seen.outcome.findings;
-    let mut site_at: HashMap<usize, usize> = HashMap::new();
-    for found in findings.iter().filter(|found| !grows_in_bytes(found)) {
-        site_at.extend(
-            seen.survey
-                .blocks_of(found.site)
-                .iter()
-                .map(|block| (block.address, found.site)),
-        );
-    }
-    let owner = |found: &SiteFinding| {
-        let reach = seen.reach.as_ref().filter(|_| !grows_in_bytes(found))?;
-        let mut owners: HashMap<usize, usize> = HashMap::new();
-        for block in seen.survey.blocks_of(found.site).iter().take(ENOUGH) {
-            let site = reach
-                .owner_of(block.address)
-                .and_then(|owner| site_at.get(&owner))
-                .copied();
-            *owners.entry(site.unwrap_or(found.site)).or_default() += 1;
-        }
-        let (owner, _) = owners.into_iter().max_by_key(|(_, count)| *count)?;
-        (owner != found.site).then_some(owner)
-    };
-    let direct: HashMap<usize, usize> = findings
-        .iter()
-        .filter_map(|found| Some((found.site, owner(found)?)))
-        .collect();
-    let head_of = |site: usize| {
-        let mut chain = vec![site];
-        while let Some(next) = direct.get(&chain[chain.len() - 1]) {
-            if let Some(start) = chain.iter().position(|known| known == next) {
-                return chain[start..].iter().copied().min().unwrap_or(site);
-            }
-            chain.push(*next);
-        }
-        chain[chain.len() - 1]
-    };
-    findings.iter().map(|found| (found.site, head_of(found.site))).collect()
-}
-
 fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
-    let members = group.members.iter();
-    let mut blocks: Vec<Block> = members.flat_map(|(_, blocks)| blocks.iter().copied()).collect();
-    blocks.sort_unstable_by_key(|block| block.birth);
-    let lost = group
-        .members
-        .iter()
-        .any(|(found, _)| found.certainty == verdict::Certainty::Lost);
-    let rate = rate_of(group, &blocks);
+    let blocks = &group.blocks;
+    let lost = group.is_lost();
+    let rate = group.rate(blocks.iter());
     let size = blocks.first().map(|block| block.size as u64);
-    let family = main_family(&group.members[0].1);
-    let type_name = type_of(&blocks, reach, subject);
+    let kind = kind_of(group, subject);
     let mut finding = Finding {
         kind: Kind::Memory,
         certainty: if lost { Certainty::Lost } else { Certainty::Growing },
@@ -255,83 +177,66 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         bytes_per_call: rate.bytes,
         block_size: size.filter(|size| blocks.iter().all(|block| block.size as u64 == *size)),
         every: rate.every.map(u64::from),
-        allocator: family.map_or("", Family::name).to_owned(),
+        allocator: group.main_family().map_or("", Family::name).to_owned(),
         via: group.origin.via.clone(),
-        objects_per_call: type_name.as_deref().map(|name| {
-            let is_object = |block: &&Block| subject.type_name(block).as_deref() == Some(name);
-            let objects: Vec<Block> = blocks.iter().filter(is_object).copied().collect();
-            rate_of(group, &objects).blocks
+        objects_per_call: kind.type_name.as_deref().map(|name| {
+            let objects = blocks
+                .iter()
+                .filter(|block| subject.type_name(block).as_deref() == Some(name));
+            group.rate(objects).blocks
         }),
-        type_name,
+        type_name: kind.type_name,
         examples: Vec::new(),
-        holder: if lost { None } else { holder(&blocks, reach, subject) },
+        holder: if lost { None } else { holder(group, reach, subject) },
+        in_cycle: kind.in_cycle,
+        earlier_owner: kind.earlier_owner,
         references: None,
         stack: group.origin.frames.clone(),
         message: String::new(),
     };
-    finding.message = sentence(&finding);
+    finding.message = sentence(&finding) + &group.cause();
     finding
 }
 
-/// The rate of so many of a group's blocks, all taken together: a site that was seen under two stacks, or
-/// by two threads, leaks once.
-fn rate_of(group: &Group, blocks: &[Block]) -> Rate {
-    let found = group.members[0].0;
-    if grows_in_bytes(&found) {
-        return found.rate;
-    }
-    let windows = || group.members.iter().map(|(found, _)| found.births);
-    let from = windows().map(|(from, _)| from).max().unwrap_or(0);
-    let to = windows().map(|(_, to)| to).min().unwrap_or(0);
-    let mut births = Births::default();
-    blocks
-        .iter()
-        .for_each(|block| births.add(block.birth, block.size as u64));
-    births.rate(from, to)
-}
-
-fn grows_in_bytes(found: &SiteFinding) -> bool {
-    found.rate.blocks == 0.0
-}
-
-/// The family of most blocks.
-fn main_family(blocks: &[Block]) -> Option<Family> {
-    blocks
-        .iter()
-        .map(|block| block.family)
-        .max_by_key(|family| blocks.iter().filter(|block| block.family == *family).count())
+/// What kind of objects were leaked.
+#[derive(Default)]
+struct ObjectKind {
+    type_name: Option<String>,
+    in_cycle: bool,
+    earlier_owner: bool,
 }
 
 /// The type of the objects that were leaked themselves, rather than dragged along by others of the same
 /// finding. Where that does not tell, the type that all typed blocks share.
-fn type_of<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
-    let addresses: HashSet<usize> = blocks.iter().map(|block| block.address).collect();
-    let is_dragged = |block: &Block| {
-        let owner = reach.and_then(|reach| reach.owner_of(block.address));
-        owner.is_some_and(|owner| addresses.contains(&owner))
-    };
+fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
+    let mut kind = ObjectKind::default();
     let (mut heads, mut all) = (HashSet::new(), HashSet::new());
-    for block in blocks.iter().take(ENOUGH) {
+    // The youngest are those of which is known who owns them.
+    for block in group.blocks.iter().rev().take(ENOUGH) {
         if let Some(name) = subject.type_name(block) {
-            if !is_dragged(block) {
+            if group.is_head(block) {
+                kind.earlier_owner |= subject.may_be_handed_on(&name);
+                kind.in_cycle |= group.is_circular(block) && subject.list_links(block).is_none();
                 heads.insert(name.clone());
             }
             all.insert(name);
         }
     }
-    [heads, all]
+    kind.type_name = [heads, all]
         .into_iter()
         .find(|names| names.len() == 1)
-        .and_then(|names| names.into_iter().next())
+        .and_then(|names| names.into_iter().next());
+    kind
 }
 
 /// What holds the blocks: of objects whoever the runtime says refers to them, of other blocks the static
 /// data of a module or else the object that points there. The youngest are asked first; a stale
 /// word may lead nowhere, so several are.
-fn holder<S: Subject>(blocks: &[Block], reach: Option<&Reach>, subject: &mut S) -> Option<String> {
+fn holder<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Option<String> {
     const TRIES: usize = 8;
     let reach = reach?;
-    let (objects, others): (Vec<&Block>, Vec<&Block>) = blocks
+    let (objects, others): (Vec<&Block>, Vec<&Block>) = group
+        .blocks
         .iter()
         .rev()
         .take(ENOUGH)
@@ -407,55 +312,6 @@ fn word(verdict: verdict::Verdict) -> Verdict {
         verdict::Verdict::Leak => Verdict::Leak,
         verdict::Verdict::Bounded => Verdict::Bounded,
         verdict::Verdict::Indeterminate => Verdict::Indeterminate,
-    }
-}
-
-fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spent>) -> String {
-    let ended = match spent {
-        Some(Spent::Time) => "the time budget was used up",
-        Some(Spent::Memory) => "the memory budget was used up",
-        Some(Spent::Descriptors) => "half of the descriptors that this process may have were open",
-        None => "no more calls were allowed",
-    };
-    match (&outcome.reason, findings) {
-        (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
-        (Reason::Findings, [one]) => one.message.clone(),
-        (Reason::Findings, many) if many.iter().all(|finding| finding.kind == Kind::Memory) => {
-            let bytes: f64 = many.iter().map(|finding| finding.bytes_per_call).sum();
-            format!("{} places leak, {:.0} bytes per call together", many.len(), bytes)
-        }
-        (Reason::Findings, many) => {
-            format!("{} leaks; the first: {}", many.len(), many[0].message)
-        }
-        (
-            Reason::Stopped {
-                blocks,
-                bytes,
-                scarce,
-                last_call,
-            },
-            _,
-        ) => {
-            let memory = (*blocks > 0).then(|| format!("{blocks} blocks ({bytes} bytes)"));
-            let others = (*scarce > 0).then(|| format!("{scarce} descriptors, threads or the like"));
-            let kept: Vec<String> = memory.into_iter().chain(others).collect();
-            format!(
-                "it kept {}, the last of them from call {last_call}, and has stopped growing: a cache, not a leak",
-                kept.join(" and ")
-            )
-        }
-        (Reason::StillGrowing, [first, ..]) if first.kind != Kind::Memory => {
-            format!(
-                "after {calls} calls, when {ended}, it could not be told whether this goes on: {}",
-                first.message
-            )
-        }
-        (Reason::StillGrowing, _) => {
-            format!(
-                "memory was still growing after {calls} calls, when {ended}; it is held, so it may be a cache or a leak"
-            )
-        }
-        (Reason::TooFewCalls, _) => format!("after {calls} calls {ended}; so few calls say nothing"),
     }
 }
 

@@ -16,21 +16,23 @@
 //!
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
 //! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
-//! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found into a report.
+//! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found
+//! into a report, with its `reason`.
 
 mod budget;
 mod check;
 mod checks;
 mod control;
 mod findings;
-mod maps;
+mod groups;
 mod origin;
+mod owners;
 mod reach;
+mod reason;
 mod references;
-mod resident;
 mod resources;
-mod roots;
 mod run;
+mod scan;
 mod session;
 mod sites;
 mod subject;
@@ -42,6 +44,7 @@ pub use checks::Checks;
 pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family, MappedVec};
+pub use leaktight_memory::own_thread;
 pub use leaktight_references::Frozen;
 pub use leaktight_report::{
     Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,

@@ -15,6 +15,25 @@ pub(crate) struct Origin {
     /// The function of a library or runtime that the innermost frame called.
     pub via: Option<String>,
     pub frames: Vec<Frame>,
+    /// The frame that initialises a module, if one does: its place among the frames, and what the module is called.
+    pub module_at: Option<usize>,
+    pub module: Option<String>,
+}
+
+impl Origin {
+    /// Leaves only the frames from the initialisation of the module outwards.
+    pub(crate) fn narrow_to_module(&mut self) {
+        if let Some(at) = self.module_at.filter(|at| *at <= self.frames.len()) {
+            self.frames.drain(..at);
+            (self.module_at, self.via) = (Some(0), None);
+        }
+    }
+
+    /// The frame that was added last initialises this module. One that another imports is part of it.
+    fn initialises(&mut self, module: String) {
+        self.module_at = self.frames.len().checked_sub(1);
+        self.module = Some(format!("`{module}`"));
+    }
 }
 
 /// Turns stacks into frames; reads object files and source files once.
@@ -54,12 +73,29 @@ impl Origins {
                         .last()
                         .is_none_or(|last| last.function != frame.function || last.line == frame.line)
                     {
+                        let module = frame.function.as_deref().and_then(|name| name.strip_prefix("PyInit_"));
+                        let module = module.map(str::to_owned);
                         origin.frames.push(frame);
+                        module.into_iter().for_each(|module| origin.initialises(module));
                     }
                 }
                 Role::Library if origin.frames.is_empty() => {
                     if let Some(name) = location.function.as_deref().filter(|name| is_telling(name)) {
                         origin.via = Some(without_version(name).to_owned());
+                    }
+                }
+                // CPython calls the function that fills a module through one of these (Objects/moduleobject.c).
+                Role::Library if is_module_machinery(location.function.as_deref()) => {
+                    if let Some(last) = origin.frames.last() {
+                        let file = last.module.as_deref().unwrap_or("a module");
+                        let name = file
+                            .rsplit('/')
+                            .next()
+                            .unwrap_or(file)
+                            .split('.')
+                            .next()
+                            .unwrap_or(file);
+                        origin.initialises(name.to_owned());
                     }
                 }
                 // Below the tracker's own frames lies its loop, not the program.
@@ -79,6 +115,15 @@ impl Origins {
                     .source
                     .or_else(|| self.source(frame.file.as_deref()?, frame.line?));
                 frame.file = frame.file.map(|file| self.shorten(&file));
+                // What a script does while it is run is its own; an import runs a module's code only to fill it.
+                let imports = frame
+                    .file
+                    .as_deref()
+                    .is_some_and(|file| file.starts_with("<frozen importlib"));
+                if let Some(last) = origin.frames.last().filter(|last| imports && is_module(last)) {
+                    let name = last.file.clone().unwrap_or_default();
+                    origin.initialises(name);
+                }
                 origin.frames.push(frame);
             }
         }
@@ -235,6 +280,14 @@ fn is_standard_name(function: &str, file: &str) -> bool {
             .is_some_and(|(of, _)| !of.contains("::"))
     };
     file.is_empty() && (NAMESPACES.iter().any(|standard| name.starts_with(standard)) || of_primitive())
+}
+
+fn is_module(frame: &Frame) -> bool {
+    frame.python && frame.function.as_deref() == Some("<module>")
+}
+
+fn is_module_machinery(function: Option<&str>) -> bool {
+    matches!(function, Some("PyModule_ExecDef" | "PyModule_FromDefAndSpec2"))
 }
 
 /// The evaluation loop and call machinery of the interpreter name no function that somebody called.

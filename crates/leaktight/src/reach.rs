@@ -1,44 +1,20 @@
 //! Which live blocks nothing points to.
 //!
-//! A conservative mark phase: every aligned word of writable memory is taken for a pointer if it
-//! points into a live block, its end included, low tag bits and all. Roots are everything that is not
-//! itself a tracked heap block, our own tables, or dead stack. Blocks that are not reached from the
-//! roots are lost. Stale words make blocks look reachable, so this may convict and never acquits.
+//! A conservative mark phase: every word of memory, at whatever address, is taken for a pointer if it points into a
+//! live block, its end included, low tag bits and all. Roots are all memory but tracked blocks, what is free, our own
+//! tables, and dead stack. Blocks that are not reached from the roots are lost. Stale words make blocks look
+//! reachable, so this may convict and never acquits.
+//!
+//! Memory is read once, from its beginning to its end, whatever the blocks in it are: what points where is noted, and
+//! followed afterwards.
 
+use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
+use leaktight_memory::Memory;
 
-use crate::maps::{Mapping, OwnMemory, writable_mappings};
-use crate::roots::roots;
+use crate::scan::{WORD, each_piece, word_at};
 use crate::subject::Subject;
-
-/// Why reachability could not be found out.
-#[derive(Debug)]
-pub(crate) enum Error {
-    Memory(OutOfMemory),
-    System(std::io::Error),
-}
-
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Memory(why) => why.fmt(f),
-            Error::System(why) => write!(f, "own memory could not be read: {why}"),
-        }
-    }
-}
-
-impl From<OutOfMemory> for Error {
-    fn from(why: OutOfMemory) -> Self {
-        Error::Memory(why)
-    }
-}
-
-impl From<std::io::Error> for Error {
-    fn from(why: std::io::Error) -> Self {
-        Error::System(why)
-    }
-}
 
 /// Who points to each live block.
 pub(crate) struct Reach {
@@ -62,24 +38,30 @@ struct Node {
     /// A pointer one past the end holds it too: iterators, empty blocks. Not so in CPython's own
     /// allocator, where that is the address of the next block.
     end_counts: bool,
-    /// Content is read through the mappings, as part of the roots.
+    /// Memory from the kernel is searched like any other: allocators of others may keep their blocks in there.
     is_mapping: bool,
+    /// The mapping among the nodes that this one lies in, as its index plus 1; 0 = in none.
+    inside: u32,
 }
 
 const LONGEST_CHAIN: usize = 10_000;
 
 impl Reach {
     /// Marks all live blocks. Other threads should be at rest; what they move meanwhile may be missed.
-    pub(crate) fn find<S: Subject>(subject: &mut S) -> Result<Reach, Error> {
+    ///
+    /// # Errors
+    ///
+    /// When memory cannot be read, or there is none for the tables.
+    pub(crate) fn find<S: Subject>(subject: &mut S) -> std::io::Result<Reach> {
         subject.before_naming();
-        let memory = OwnMemory::open()?;
-        let mappings = writable_mappings()?;
+        let memory = Memory::open()?;
         let mut blocks = hooks::live_blocks();
         blocks.sort_unstable_by_key(|block| block.address);
-        let mut nodes = MappedVec::new();
+        let mut nodes: MappedVec<Node> = MappedVec::new();
+        let mut mapping: u32 = 0;
         for block in blocks.iter() {
             let links = subject.list_links(block).unwrap_or(0);
-            nodes.push(Node {
+            let node = Node {
                 address: block.address,
                 end: block.address + block.size.max(1),
                 birth: block.birth,
@@ -88,17 +70,31 @@ impl Reach {
                 links,
                 linked_from: linked_from(&memory, links),
                 end_counts: !matches!(block.family, Family::PyMem | Family::PyObject),
-                is_mapping: block.family == Family::Mmap,
-            })?;
+                is_mapping: block.family.is_mapping(),
+                inside: 0,
+            };
+            let around = mapping.checked_sub(1).map(|at| nodes[at as usize]);
+            let inside = match around.is_some_and(|around| node.address < around.end) {
+                true => mapping,
+                false => 0,
+            };
+            nodes.push(Node { inside, ..node }).map_err(std::io::Error::other)?;
+            if node.is_mapping {
+                mapping = nodes.len() as u32;
+            }
         }
         drop(blocks);
         let mut marker = Marker {
-            filter: Filter::new(&nodes)?,
+            memory,
+            arenas: arenas(),
+            filter: Filter::new(&nodes).map_err(std::io::Error::other)?,
             nodes,
+            freed: hooks::freed_memory(),
             reached: MappedVec::new(),
+            edges: MappedVec::new(),
         };
-        marker.scan_roots(&memory, &mappings)?;
-        marker.follow(&memory)?;
+        each_piece(|bytes, at| marker.scan(bytes, at).map_err(std::io::Error::other))?;
+        marker.follow().map_err(std::io::Error::other)?;
         Ok(Reach { nodes: marker.nodes })
     }
 
@@ -106,12 +102,6 @@ impl Reach {
     pub(crate) fn is_lost(&self, block: &Block) -> bool {
         let node = self.node(block.address).filter(|node| node.birth == block.birth);
         node.is_some_and(|node| node.held_at == 0)
-    }
-
-    /// Another live block that points to this one, if any does.
-    pub(crate) fn owner_of(&self, address: usize) -> Option<usize> {
-        let owner = self.node(address)?.owner.checked_sub(1)?;
-        Some(self.nodes[owner as usize].address)
     }
 
     /// The address of a word outside of all tracked blocks that holds the block, directly or through
@@ -135,17 +125,13 @@ impl Reach {
 
 /// The two words that link to the list node at `links`: the neighbour before has it as its next, the
 /// one behind as its previous. (0, 0) unless both really do.
-fn linked_from(memory: &OwnMemory, links: usize) -> (usize, usize) {
+fn linked_from(memory: &Memory, links: usize) -> (usize, usize) {
     /// CPython keeps flags in the low two bits (Include/internal/pycore_gc.h).
     const FLAGS: usize = 3;
     if links == 0 {
         return (0, 0);
     }
-    let word = |address: usize| {
-        let mut bytes = [0; 8];
-        memory.read(address, &mut bytes);
-        usize::from_ne_bytes(bytes) & !FLAGS
-    };
+    let word = |address: usize| memory.try_word(address).unwrap_or(0) & !FLAGS;
     let (next, previous) = (word(links), word(links + 8));
     if next == 0 || previous == 0 || word(next + 8) != links || word(previous) != links {
         return (0, 0);
@@ -154,137 +140,136 @@ fn linked_from(memory: &OwnMemory, links: usize) -> (usize, usize) {
 }
 
 struct Marker {
+    memory: Memory,
+    /// The data of libc, where malloc keeps its lists.
+    arenas: Vec<(usize, usize)>,
     nodes: MappedVec<Node>,
     filter: Filter,
+    /// Start and end of memory that is free unless it lies in a node, by rising address.
+    freed: MappedVec<(usize, usize)>,
     reached: MappedVec<u32>,
+    /// Which block points to which, and the address of the word that does.
+    edges: MappedVec<(u32, u32, usize)>,
 }
 
-const CHUNK: usize = 1 << 18;
-
 impl Marker {
-    fn scan_roots(&mut self, memory: &OwnMemory, mappings: &[Mapping]) -> Result<(), Error> {
-        let mut buffer = MappedVec::zeroed(CHUNK)?;
-        let mut result = Ok(());
-        roots(mappings, &mut |run| {
-            if result.is_ok() {
-                result = self.scan_run(memory, &mut buffer, run.start, run.end);
-            }
-        });
-        result
-    }
-
-    /// Scans `[from, to)` except for the content of tracked heap blocks.
-    fn scan_run(&mut self, memory: &OwnMemory, buffer: &mut [u8], from: usize, to: usize) -> Result<(), Error> {
-        let mut at = from;
-        while at < to {
-            let len = (to - at).min(CHUNK);
-            memory.with_mapped(at, &mut buffer[..len], |bytes| self.scan_chunk(bytes, at))?;
-            at += len;
-        }
-        Ok(())
-    }
-
-    fn scan_chunk(&mut self, bytes: &[u8], at: usize) -> Result<(), Error> {
-        let len = bytes.len();
-        let mut next = self.nodes.partition_point(|node| node.end <= at);
-        let mut word = 0;
-        while word + 8 <= len {
-            while next < self.nodes.len() && (self.nodes[next].is_mapping || self.nodes[next].end <= at + word) {
-                next += 1;
-            }
-            let (inside, until) = match self.nodes.get(next) {
-                Some(node) if node.address <= at + word => (true, node.end - at),
-                Some(node) => (false, node.address - at),
-                None => (false, len),
-            };
-            let until = until.next_multiple_of(8).min(len);
-            if !inside {
-                self.scan_words(&bytes[word..until], at + word, None, true)?;
-            }
-            word = until.max(word + 8);
-        }
-        Ok(())
-    }
-
-    /// Marks what the reached blocks point to, and notes what the lost ones point to.
-    fn follow(&mut self, memory: &OwnMemory) -> Result<(), Error> {
-        let mut buffer = MappedVec::zeroed(CHUNK)?;
-        let mut done = 0;
-        while done < self.reached.len() {
-            let node = self.nodes[self.reached[done] as usize];
-            self.scan_block(memory, &mut buffer, self.reached[done] as usize, node, true)?;
-            done += 1;
-        }
-        for at in 0..self.nodes.len() {
-            if self.nodes[at].held_at == 0 {
-                let node = self.nodes[at];
-                self.scan_block(memory, &mut buffer, at, node, false)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn scan_block(
-        &mut self,
-        memory: &OwnMemory,
-        buffer: &mut [u8],
-        index: usize,
-        node: Node,
-        holds: bool,
-    ) -> Result<(), Error> {
-        if node.is_mapping {
-            return Ok(());
-        }
-        let mut at = node.address.next_multiple_of(8);
-        while at + 8 <= node.end {
-            let len = (node.end - at).min(CHUNK) & !7;
-            memory.with_mapped(at, &mut buffer[..len], |bytes| {
-                self.scan_words(bytes, at, Some(index), holds)
-            })?;
-            at += len;
-        }
-        Ok(())
-    }
-
     #[inline]
-    fn scan_words(&mut self, bytes: &[u8], address: usize, owner: Option<usize>, holds: bool) -> Result<(), Error> {
-        for (index, word) in bytes.chunks_exact(8).enumerate() {
-            let value = usize::from_ne_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
-            if self.filter.may_hit(value) {
-                self.mark(value, address + index * 8, owner, holds)?;
+    fn scan(&mut self, bytes: &[u8], at: usize) -> Result<(), OutOfMemory> {
+        let (low, span) = (self.filter.low, self.filter.span);
+        for (offset, word) in bytes.windows(WORD).enumerate() {
+            let value = word_at(word);
+            if value.wrapping_sub(low) <= span && self.filter.may_hit(value) {
+                self.note(value, at + offset)?;
             }
         }
         Ok(())
     }
 
-    fn mark(&mut self, value: usize, from: usize, owner: Option<usize>, holds: bool) -> Result<(), Error> {
+    /// Notes that the word at `from` has this value.
+    fn note(&mut self, value: usize, from: usize) -> Result<(), OutOfMemory> {
         let Some(at) = find(&self.nodes, value) else {
             return Ok(());
         };
-        let node = &mut self.nodes[at];
+        let node = &self.nodes[at];
         let from_itself = (node.address..node.end).contains(&from);
         let list_link =
             node.links != 0 && value & !3 == node.links && (from == node.linked_from.0 || from == node.linked_from.1);
-        if from_itself || list_link {
+        if from_itself || list_link || self.links_free_chunk(node, value, from) {
             return Ok(());
         }
-        if let Some(owner) = owner
-            && node.owner == 0
-        {
-            node.owner = owner as u32 + 1;
+        match holding(&self.nodes, from) {
+            Some(owner) => self.edges.push((owner as u32, at as u32, from)),
+            None if self.is_free(from) => Ok(()),
+            None => self.hold(at, from),
         }
-        if holds && node.held_at == 0 {
-            node.held_at = from;
+    }
+
+    /// Whether the word at `from` is a link of glibc's to the free chunk behind the block. The first word of a chunk's
+    /// header belongs to the block before it, so that such a link looks like a pointer to the block's last word.
+    /// Free chunks of one size are in a list, linked both ways; its head is in the arena (malloc/malloc.c,
+    /// `struct malloc_chunk`, `struct malloc_state`).
+    fn links_free_chunk(&self, node: &Node, value: usize, from: usize) -> bool {
+        /// Where the links are in a chunk: to the next and the previous one, and among large ones to those of
+        /// another size.
+        const LINKS: [(usize, usize); 2] = [(16, 24), (32, 40)];
+        const HEADER: usize = 16;
+        const LEAST: usize = 32;
+        let chunk = (node.end - node.address + WORD).next_multiple_of(16).max(LEAST);
+        if value != node.address - HEADER + chunk {
+            return false;
+        }
+        if self.arenas.iter().any(|(start, end)| (*start..*end).contains(&from)) {
+            return true;
+        }
+        let links_back = |there: usize, here: usize| self.memory.try_word(value + there) == Some(from - here);
+        LINKS
+            .iter()
+            .any(|(next, previous)| links_back(*previous, *next) || links_back(*next, *previous))
+    }
+
+    fn is_free(&self, address: usize) -> bool {
+        let next = self.freed.partition_point(|(start, _)| *start <= address);
+        let before = next.checked_sub(1).map(|at| self.freed[at]);
+        before.is_some_and(|(_, end)| address < end)
+    }
+
+    fn hold(&mut self, at: usize, from: usize) -> Result<(), OutOfMemory> {
+        if self.nodes[at].held_at == 0 {
+            self.nodes[at].held_at = from;
             self.reached.push(at as u32)?;
         }
         Ok(())
     }
+
+    /// Marks what the reached blocks point to, and notes who points to the others.
+    fn follow(&mut self) -> Result<(), OutOfMemory> {
+        self.edges.sort_unstable();
+        for at in 0..self.edges.len() {
+            let (owner, of, _) = self.edges[at];
+            let node = &mut self.nodes[of as usize];
+            if node.owner == 0 {
+                node.owner = owner + 1;
+            }
+        }
+        let mut done = 0;
+        while done < self.reached.len() {
+            let owner = self.reached[done];
+            let mut next = self.edges.partition_point(|(of, ..)| *of < owner);
+            while let Some((of, to, from)) = self.edges.get(next).copied()
+                && of == owner
+            {
+                self.hold(to as usize, from)?;
+                next += 1;
+            }
+            done += 1;
+        }
+        Ok(())
+    }
 }
 
-/// The block that `value` points into.
+/// Start and end of libc's data.
+fn arenas() -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    loaded_objects(|object| {
+        if object.defines(c"__libc_start_main").is_some() {
+            found.extend(object.writable().map(|(start, len)| (start, start + len)));
+        }
+    });
+    found
+}
+
+/// The block that the word at `from` lies in, and that is no mapping.
+fn holding(nodes: &[Node], from: usize) -> Option<usize> {
+    let at = nodes.partition_point(|node| node.address <= from).checked_sub(1)?;
+    (!nodes[at].is_mapping && from < nodes[at].end).then_some(at)
+}
+
+/// The block that `value` points into, the innermost.
 fn find(nodes: &[Node], value: usize) -> Option<usize> {
     let at = nodes.partition_point(|node| node.address <= value).checked_sub(1)?;
-    (value < nodes[at].end + usize::from(nodes[at].end_counts)).then_some(at)
+    let points_into = |at: &usize| value < nodes[*at].end + usize::from(nodes[*at].end_counts);
+    let around = || (nodes[at].inside as usize).checked_sub(1);
+    Some(at).filter(points_into).or_else(|| around().filter(points_into))
 }
 
 /// Says quickly that a word points to no block: by the range of all blocks, then by page.

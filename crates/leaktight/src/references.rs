@@ -10,7 +10,6 @@ use leaktight_verdict::Rate;
 use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
 
 use crate::budget::Budget;
-use crate::maps;
 use crate::subject::Subject;
 use crate::words::words;
 
@@ -148,7 +147,7 @@ impl References {
     fn add(&mut self, tracked: &[usize], subject: &mut impl Subject) {
         let lasting = subject.named_objects();
         // SAFETY: live objects of the subject's, and the GIL is held.
-        let added = with_held(|held| unsafe { held.add(tracked, &lasting, maps::is_alone()) });
+        let added = with_held(|held| unsafe { held.add(tracked, &lasting) });
         if let Some(Err(why)) = added {
             self.give_up(&why.to_string());
         }
@@ -474,6 +473,8 @@ fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
         type_name: description.type_name,
         examples: vec![description.name],
         holder: None,
+        in_cycle: false,
+        earlier_owner: false,
         references: Some(report::References {
             calls: u64::from(after.calls - before.calls),
             before: before.count,

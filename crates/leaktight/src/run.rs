@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
+use leaktight_memory::has_other_threads;
 use leaktight_report::{Control, Look, Report};
 use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site};
 
@@ -12,7 +14,6 @@ use crate::check::{Check, Error};
 use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
-use crate::maps::{has_address_sanitizer, has_other_threads};
 use crate::reach::Reach;
 use crate::references::{CloseLook, References};
 use crate::resources::Resources;
@@ -27,9 +28,6 @@ pub(crate) const FILE: &str = file!();
 /// Calls before what they leave behind is counted: imports, lazily bound libraries.
 const WARM_UP: u32 = 2;
 
-const TOO_FEW_FOR_REFERENCES: &str =
-    "the reference counts of some objects moved with the calls; there were too few calls to find out why";
-
 struct Run<'a, S> {
     subject: &'a mut S,
     session: Session,
@@ -39,6 +37,8 @@ struct Run<'a, S> {
     checks: Checks,
     resources: Resources,
     references: References,
+    /// Counts moved, and there were too few calls to find out why.
+    unfollowed: bool,
     control: Control,
     touched: Touched,
     /// The address sanitizer, with its shadow memory, is in the process.
@@ -70,6 +70,7 @@ pub(crate) fn run<S: Subject>(
         checks: check.checks,
         resources: Resources::new(check.checks, own_only),
         references: References::default(),
+        unfollowed: false,
         control: Control::default(),
         touched: Touched::default(),
         sanitized: has_address_sanitizer(),
@@ -124,6 +125,7 @@ pub(crate) fn run<S: Subject>(
         remarks: run.remarks,
         blind_spots: run.blind_spots,
         references: run.references,
+        unfollowed: run.unfollowed,
     };
     Ok(findings::report(
         seen,
@@ -145,10 +147,9 @@ impl<S: Subject> Run<'_, S> {
             self.settle();
             self.leave_out_other_threads(spent)?;
             self.resources.look(self.calls, self.subject);
+            self.resources.tell_unseen(self.calls, self.subject);
             self.references.look(self.calls);
-            if spent.is_none() {
-                self.follow_references()?;
-            }
+            self.follow_references(spent)?;
             let (mut survey, reach) = self.survey();
             if self.checks.memory {
                 self.looks.push(survey.look(self.calls));
@@ -212,18 +213,20 @@ impl<S: Subject> Run<'_, S> {
 
     /// A close look at objects whose counts have moved with the calls, over two more rows of calls. It may take half
     /// of the time that is left.
-    fn follow_references(&mut self) -> Result<(), Error<S::Error>> {
+    fn follow_references(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
         const LEAST: u32 = 4;
+        self.unfollowed = false;
         while let Some(mut look) = self.references.suspect() {
             let left = self.calls_left();
             let asked: u32 = look.windows.iter().sum();
             let share = f64::from(left.min(asked)) / f64::from(asked);
             let windows = look.windows.map(|calls| (f64::from(calls) * share) as u32);
-            if windows[0] < LEAST {
-                self.remark(TOO_FEW_FOR_REFERENCES);
+            if spent.is_some() || windows[0] < LEAST {
+                self.unfollowed = true;
                 return Ok(());
             }
             if !self.look_closely(&mut look) {
+                self.unfollowed = true;
                 return Ok(());
             }
             for calls in windows {
@@ -232,7 +235,7 @@ impl<S: Subject> Run<'_, S> {
                 self.settle();
                 if spent.is_some() || !self.look_closely(&mut look) {
                     self.references.abandon(&look, self.subject);
-                    self.remark(TOO_FEW_FOR_REFERENCES);
+                    self.unfollowed = true;
                     return Ok(());
                 }
             }
@@ -312,9 +315,10 @@ impl<S: Subject> Run<'_, S> {
             Vec::new()
         };
         all.extend(self.resources.sites(&mut self.sites));
+        let took = self.budget.elapsed();
         match spent {
-            Some(_) => Next::Done(self.judge.exhausted(self.calls, &all)),
-            None => self.judge.look(self.calls, &all),
+            Some(_) => Next::Done(self.judge.exhausted(self.calls, took, &all)),
+            None => self.judge.look(self.calls, took, &all),
         }
     }
 
@@ -427,4 +431,11 @@ impl<S: Subject> Run<'_, S> {
             .map(|site| site.id)
             .collect()
     }
+}
+
+/// Its shadow memory becomes resident as the program allocates.
+fn has_address_sanitizer() -> bool {
+    let mut found = false;
+    loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
+    found
 }

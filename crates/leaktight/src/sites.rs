@@ -69,20 +69,22 @@ impl Survey {
             calls: u64::from(calls),
             blocks: self.blocks.len() as u64,
             bytes: bytes(&|_| true),
-            mapped: bytes(&|family| family == Family::Mmap),
+            mapped: bytes(&|family| family.is_mapping()),
         }
     }
 
-    /// The live blocks of a site, oldest first.
-    pub(crate) fn blocks_of(&self, site: usize) -> Vec<Block> {
-        let mut blocks: Vec<Block> = self
-            .blocks
-            .iter()
-            .filter(|(of, _)| *of == site)
-            .map(|(_, block)| *block)
-            .collect();
-        blocks.sort_unstable_by_key(|block| block.birth);
-        blocks
+    /// The live blocks of each of these sites, oldest first.
+    pub(crate) fn blocks_of(&self, sites: impl Iterator<Item = usize>) -> HashMap<usize, Vec<Block>> {
+        let mut found: HashMap<usize, Vec<Block>> = sites.map(|site| (site, Vec::new())).collect();
+        for (site, block) in self.blocks.iter() {
+            if let Some(blocks) = found.get_mut(site) {
+                blocks.push(*block);
+            }
+        }
+        found
+            .values_mut()
+            .for_each(|blocks| blocks.sort_unstable_by_key(|block| block.birth));
+        found
     }
 }
 

@@ -64,6 +64,11 @@ pub trait Subject {
         None
     }
 
+    /// Whether the runtime hands memory of dead objects of a type on to new ones without asking its allocator.
+    fn may_be_handed_on(&self, _type_name: &str) -> bool {
+        false
+    }
+
     /// Called before a row of questions about blocks: types may be new.
     fn before_naming(&mut self) {}
 

@@ -2,13 +2,11 @@
 //! their arenas, and what is written by hand.
 
 use std::collections::VecDeque;
-use std::fs;
 
 use leaktight_hooks as hooks;
 use leaktight_liveset::own_memory;
 
-use crate::maps::{Mapping, writable_mappings};
-use crate::resident::Pages;
+use leaktight_memory::{Kind, Mapping, Pages, Sizes, mappings, name_of};
 
 /// Notices when the process as a whole takes more and more memory, and then follows where.
 #[derive(Default)]
@@ -25,7 +23,7 @@ impl Touched {
     pub(crate) fn checkpoint(&mut self, call: u32, live: u64) -> Option<u64> {
         if self.followed.is_empty() {
             self.process
-                .extend(resident_bytes().map(|resident| (call, resident, live)));
+                .extend(Sizes::now().map(|sizes| (call, sizes.resident, live)));
             while self.process.front().is_some_and(|(of, ..)| *of < call / 4) {
                 self.process.pop_front();
             }
@@ -35,7 +33,7 @@ impl Touched {
         Some(
             self.followed
                 .iter()
-                .map(|(mapping, _)| resident(&pages, *mapping))
+                .map(|(mapping, _)| pages.resident(mapping.start..mapping.end))
                 .sum(),
         )
     }
@@ -58,58 +56,34 @@ impl Touched {
         let here = 0u8;
         let stack = &raw const here as usize;
         let pages = Pages::open();
-        let mappings = writable_mappings().unwrap_or_default();
+        let mappings = mappings().unwrap_or_default();
         let is_candidate = |mapping: &&Mapping| {
-            let has = |address: usize| (mapping.start..mapping.end).contains(&address);
-            let is_heap = describe(**mapping).is_none();
-            !is_heap
+            let has = |address: usize| mapping.contains(address);
+            mapping.writable
+                && !matches!(mapping.kind, Kind::Heap | Kind::Device | Kind::Kernel)
                 && !has(stack)
                 && !own.iter().any(|(start, _)| has(*start))
                 && !blocks.iter().any(|block| has(block.address))
         };
         let candidates = mappings.iter().filter(is_candidate);
         self.followed = candidates
-            .map(|mapping| (*mapping, resident(&pages, *mapping)))
+            .map(|mapping| (*mapping, pages.resident(mapping.start..mapping.end)))
             .collect();
     }
 
     /// The mapping that took most, in words.
     pub(crate) fn name(&self) -> Option<String> {
         let pages = Pages::open();
-        let grown = |(mapping, before): &&(Mapping, u64)| resident(&pages, *mapping).saturating_sub(*before);
+        let grown =
+            |(mapping, before): &&(Mapping, u64)| pages.resident(mapping.start..mapping.end).saturating_sub(*before);
         let (mapping, _) = self.followed.iter().max_by_key(grown)?;
-        describe(*mapping)
+        Some(describe(mapping))
     }
 }
 
-fn resident(pages: &Pages, mapping: Mapping) -> u64 {
-    let mut bytes = 0;
-    pages.resident(mapping, &mut |run| bytes += (run.end - run.start) as u64);
-    bytes
-}
-
-/// Of the whole process (proc(5), statm).
-fn resident_bytes() -> Option<u64> {
-    let statm = fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    // SAFETY: sysconf reads a constant of the system.
-    Some(pages * unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64)
-}
-
-/// `anonymous memory of 64 MiB`, or the file; `None` for malloc's own heap and what is gone.
-fn describe(mapping: Mapping) -> Option<String> {
-    let maps = fs::read_to_string("/proc/self/maps").ok()?;
-    let line = maps.lines().find(|line| {
-        let start = line
-            .split('-')
-            .next()
-            .and_then(|start| usize::from_str_radix(start, 16).ok());
-        start == Some(mapping.start)
-    })?;
-    let size = (mapping.end - mapping.start).div_ceil(1 << 20);
-    match line.split_ascii_whitespace().nth(5) {
-        Some("[heap]") => None,
-        Some(name) if !name.starts_with("/dev/zero") => Some(format!("{size} MiB of {name}")),
-        _ => Some(format!("{size} MiB of anonymous memory")),
-    }
+/// `64 MiB of anonymous memory`, or of the file.
+fn describe(mapping: &Mapping) -> String {
+    let size = mapping.size().div_ceil(1 << 20);
+    let name = name_of(mapping.start).filter(|_| mapping.kind != Kind::Anonymous);
+    format!("{size} MiB of {}", name.as_deref().unwrap_or("anonymous memory"))
 }

@@ -66,7 +66,8 @@ fn a_watched_malloc_allocates_only_what_was_asked_for() {
     // The leak switches stacks on, and its own verdict shows that the hooks were at work all the time.
     assert_eq!(
         (report.verdict, report.calls),
-        (leaktight::Verdict::Leak, 64),
+        // Beside the thread that runs the tests, loss is looked for again after 16 calls more.
+        (leaktight::Verdict::Leak, 80),
         "{report}"
     );
     assert_eq!(report.findings[0].bytes_per_call, 100.0, "{report}");

@@ -20,6 +20,10 @@ pub enum Family {
     PyObject = 6,
     /// `operator new`, where it does not come from `malloc`.
     New = 7,
+    /// `sbrk`, `brk`: the program break.
+    Break = 8,
+    /// `shmat`: a shared segment of System V.
+    Shared = 9,
 }
 
 impl Family {
@@ -34,7 +38,14 @@ impl Family {
             Family::PyMem => "PyMem_Malloc",
             Family::PyObject => "PyObject_Malloc",
             Family::New => "operator new",
+            Family::Break => "sbrk",
+            Family::Shared => "shmat",
         }
+    }
+
+    /// Whether it is memory from the kernel, as it is, in which allocators may keep blocks of theirs.
+    pub const fn is_mapping(self) -> bool {
+        matches!(self, Family::Mmap | Family::Break | Family::Shared)
     }
 
     pub(crate) const fn from_bits(bits: u8) -> Family {
@@ -46,6 +57,8 @@ impl Family {
             4 => Family::Mmap,
             5 => Family::PyMem,
             6 => Family::PyObject,
+            8 => Family::Break,
+            9 => Family::Shared,
             _ => Family::New,
         }
     }

@@ -73,6 +73,13 @@ impl Mappings {
         Ok(first)
     }
 
+    /// The length of the mapping that starts at `start`.
+    pub fn len_of(&self, start: usize) -> Option<usize> {
+        let at = self.blocks.partition_point(|block| block.address > start);
+        let block = self.blocks.get(at).filter(|block| block.address == start)?;
+        Some(block.size)
+    }
+
     /// What is mapped now.
     pub fn totals(&self) -> Totals {
         self.totals

@@ -76,10 +76,10 @@ impl LiveSet {
         self.shard(hash).lock().remove(hash, address)
     }
 
-    /// Whether a live block starts at `address`.
-    pub fn contains(&self, address: usize) -> bool {
+    /// The live block that starts at `address`.
+    pub fn get(&self, address: usize) -> Option<Block> {
         let hash = hash(address);
-        self.shard(hash).lock().contains(hash, address)
+        self.shard(hash).lock().get(hash, address)
     }
 
     /// What is alive now. Exact when no other thread allocates meanwhile.

@@ -85,8 +85,9 @@ impl Shard {
         Ok(())
     }
 
-    pub(crate) fn contains(&mut self, hash: u64, address: usize) -> bool {
-        self.find(hash, address).is_some()
+    pub(crate) fn get(&mut self, hash: u64, address: usize) -> Option<Block> {
+        let at = self.find(hash, address)?;
+        Some(self.slots()[at].block())
     }
 
     /// The slot of the block at `address`.

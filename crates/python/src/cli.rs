@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use leaktight::{Checks, Report, Severity, Style, Verdict};
-use pyo3::exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PyException, PyKeyboardInterrupt, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyAnyMethods, PyType};
 
 use crate::judge::{CallTimeout, CheckError, Depth, known, run};
+use crate::stdout::{self, Diverted};
 use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
 use crate::{exit, info, statement};
@@ -36,7 +37,8 @@ enum Command {
 /// Judge one line of Python: does it leak, how much, and where?
 ///
 /// Works like `python -m timeit`: the setup runs once, then the statement again and again, while every
-/// block that it allocates is followed. No recompiling, no environment variable, no root.
+/// block that it allocates is followed. No recompiling, no environment variable, no root. What both print goes to
+/// standard error.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -61,9 +63,9 @@ struct CheckArguments {
     /// Start no call after so long, and judge what was seen by then.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     time_budget: Duration,
-    /// Do not call clean what leaks once in so many calls.
-    #[arg(long, allow_negative_numbers = true, value_name = "CALLS", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
-    period: u32,
+    /// Do not call clean what leaks once in so many calls [default: 512, or a quarter of --max-calls if that is less].
+    #[arg(long, allow_negative_numbers = true, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..1 << 31))]
+    period: Option<u32>,
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
     raises: Option<String>,
@@ -138,9 +140,14 @@ fn check(py: Python<'_>, arguments: &CheckArguments) -> i32 {
 }
 
 fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report, i32> {
+    let _diverted = Diverted::start(py);
     let failed = |what| move |why: PyErr| explain(py, what, &why);
     let callee = statement::prepare(py, &arguments.setup.join("\n"), &arguments.statement)
         .map_err(failed("the setup or the statement"))?;
+    if let Some(complaint) = statement::complaint(py, &callee).map_err(failed("the statement"))? {
+        eprintln!("leaktight: {complaint}; nothing was judged");
+        return Err(exit::USAGE);
+    }
     let raises = arguments
         .raises
         .as_deref()
@@ -150,7 +157,7 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
     let depth = Depth {
         max_calls: arguments.max_calls,
         time_budget: Some(arguments.time_budget),
-        period: Some(arguments.period),
+        period: arguments.period,
         checks: match arguments.checks.as_slice() {
             [] => Checks::ALL,
             names => known(names).map_err(failed("--checks"))?,
@@ -160,13 +167,26 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
     let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
     let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));
     let name = arguments.statement.trim().replace('\n', "; ");
-    let subject = PythonSubject::new(py, name, callee, raises, watchdog, show);
+    let subject = PythonSubject::new(py, name, callee.clone_ref(py), raises, watchdog, show);
     let mut subject = subject.map_err(failed("the preparation"))?;
     let report = run(&depth, &mut subject);
     if show.is_some() {
         clear_progress();
     }
-    report.map_err(failed("the statement"))
+    report.map_err(|why| {
+        let status = explain(py, "the statement", &why);
+        if status == exit::USAGE && arguments.raises.is_none() && why.is_instance_of::<PyException>(py) {
+            hint_at_raises(py, &callee, &why);
+        }
+        status
+    })
+}
+
+/// An exception may be what the statement is about.
+fn hint_at_raises(py: Python<'_>, callee: &Callee, why: &PyErr) {
+    if let Some(name) = statement::exception_name(py, callee, why) {
+        eprintln!("leaktight: if every call is to raise it, say so: --raises {name}");
+    }
 }
 
 fn exception(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>> {
@@ -182,8 +202,9 @@ fn exception(py: Python<'_>, callee: &Callee, name: &str) -> PyResult<Py<PyAny>>
     }
 }
 
-/// Says on standard error what went wrong, and returns the exit status.
+/// Says on standard error what went wrong, below what was printed until then, and returns the exit status.
 pub(crate) fn explain(py: Python<'_>, what: &str, why: &PyErr) -> i32 {
+    stdout::flush(py);
     if why.is_instance_of::<PyKeyboardInterrupt>(py) {
         eprintln!("leaktight: interrupted; nothing was judged");
         return exit::INTERRUPTED;
@@ -240,7 +261,11 @@ fn print(py: Python<'_>, report: &Report, output: &Output, status: i32) -> i32 {
             When::Never => false,
             When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
-        let width = if terminal { terminal_width(py) } else { 100 };
+        let width = match columns() {
+            Some(columns) => columns,
+            None if terminal => terminal_width(py),
+            None => Style::default().width,
+        };
         report.text(Style { color, width })
     };
     write(&text, status)
@@ -256,6 +281,15 @@ pub(crate) fn write(text: &str, status: i32) -> i32 {
         }
         _ => status,
     }
+}
+
+/// What the user wishes, in pipes too.
+fn columns() -> Option<usize> {
+    std::env::var("COLUMNS")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|columns| *columns > 0)
 }
 
 fn terminal_width(py: Python<'_>) -> usize {

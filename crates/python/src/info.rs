@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{Output, explain, write};
 use crate::judge::{Depth, run};
+use crate::stdout::Diverted;
 use crate::subject::PythonSubject;
 use crate::watchdog::Watchdog;
 use crate::{exit, statement};
@@ -29,6 +30,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
+    let diverted = Diverted::start(py);
     let callee = match statement::prepare(py, &arguments.setup.join("\n"), "None") {
         Ok(callee) => callee,
         Err(why) => return explain(py, "the setup", &why),
@@ -60,6 +62,7 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
     // What the setup has made is still alive.
     let allocators = leaktight::allocators();
     drop(subject);
+    drop(diverted);
     if arguments.output.json {
         return write(&format!("{:#}", facts(&report, patched, &allocators)), status);
     }

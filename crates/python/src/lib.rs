@@ -15,6 +15,7 @@ mod interpreter;
 mod judge;
 mod objects;
 mod statement;
+mod stdout;
 mod subject;
 mod types;
 mod watchdog;

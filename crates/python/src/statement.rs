@@ -1,7 +1,7 @@
 //! A line of Python to be judged, as `python -m timeit` takes it.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyCode, PyDict};
+use pyo3::types::{PyCode, PyDict, PyType};
 
 use crate::subject::Callee;
 
@@ -20,6 +20,26 @@ pub(crate) fn prepare(py: Python<'_>, setup: &str, statement: &str) -> PyResult<
     namespace.set_item("__builtins__", py.import("builtins")?)?;
     run(py, &setup, &namespace)?;
     Ok(Callee::Code(statement.unbind(), namespace.unbind(), text))
+}
+
+/// What is wrong with a statement that calls nothing.
+pub(crate) fn complaint(py: Python<'_>, callee: &Callee) -> PyResult<Option<String>> {
+    let Callee::Code(_, namespace, text) = callee else {
+        return Ok(None);
+    };
+    let inert = py.import("leaktight._inert")?;
+    inert.call_method1("of_statement", (text, namespace))?.extract()
+}
+
+/// By which name of the namespace an exception's class, or the nearest one that it is derived from, can be asked for.
+pub(crate) fn exception_name(py: Python<'_>, callee: &Callee, why: &PyErr) -> Option<String> {
+    let classes = why.get_type(py).mro();
+    classes.iter().find_map(|class| {
+        let class = class.cast_into::<PyType>().ok()?;
+        let (module, name) = (class.module().ok()?.to_string(), class.qualname().ok()?.to_string());
+        let is_it = |name: &String| exception_class(py, callee, name).is_ok_and(|found| found.is(&class));
+        [name.clone(), format!("{module}.{name}")].into_iter().find(is_it)
+    })
 }
 
 /// The class that a name stands for in the namespace of the setup.

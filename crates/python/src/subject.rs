@@ -12,7 +12,7 @@ use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
 use crate::objects::{self, Probes};
-use crate::types::KnownTypes;
+use crate::types::{self, KnownTypes};
 use crate::watchdog::Watchdog;
 use crate::{frames, holders, interpreter};
 
@@ -22,6 +22,17 @@ pub(crate) enum Callee {
     Function(Py<PyAny>, Py<PyTuple>),
     /// Code that is executed in a namespace, and its text.
     Code(Py<PyCode>, Py<PyDict>, String),
+}
+
+impl Callee {
+    pub(crate) fn clone_ref(&self, py: Python<'_>) -> Callee {
+        match self {
+            Callee::Function(function, arguments) => Callee::Function(function.clone_ref(py), arguments.clone_ref(py)),
+            Callee::Code(code, namespace, text) => {
+                Callee::Code(code.clone_ref(py), namespace.clone_ref(py), text.clone())
+            }
+        }
+    }
 }
 
 /// Calls Python on a thread that holds the GIL.
@@ -267,6 +278,10 @@ impl Subject for PythonSubject<'_> {
         let py = self.py;
         let types = self.types(block)?;
         types.name(py, &types.object(py, block)?)
+    }
+
+    fn may_be_handed_on(&self, type_name: &str) -> bool {
+        types::has_free_list(type_name)
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {

@@ -89,6 +89,25 @@ impl KnownTypes {
     }
 }
 
+/// Whether memory of dead objects of this type may be handed on to new ones without the allocator being asked. CPython
+/// 3.9 to 3.13 has free lists of these, not all in each version (Objects/*object.c, Python/context.c, and
+/// Include/internal/pycore_freelist.h from 3.12 on). Cython has one for each type of closure.
+pub(crate) fn has_free_list(type_name: &str) -> bool {
+    const BUILTIN: [&str; 8] = [
+        "list",
+        "tuple",
+        "dict",
+        "float",
+        "slice",
+        "frame",
+        "async_generator_asend",
+        "async_generator_wrapped_value",
+    ];
+    BUILTIN.contains(&type_name)
+        || type_name.ends_with("contextvars.Context")
+        || type_name.contains("__pyx_scope_struct")
+}
+
 /// Bytes between the start of the block and the object.
 fn head_size(py: Python<'_>, flags: usize) -> usize {
     let version = py.version_info();

@@ -70,7 +70,7 @@ impl Watchdog {
         // What the thread allocates is the tracker's own.
         let thread = std::thread::Builder::new()
             .name("leaktight-watchdog".to_owned())
-            .spawn(move || leaktight::unwatched(watch));
+            .spawn(move || leaktight::own_thread(|| leaktight::unwatched(watch)));
         let _ = started.recv();
         Watchdog {
             target,

@@ -58,6 +58,8 @@ pub struct Change {
 pub enum Lost {
     /// There is no room for the tables.
     OutOfMemory,
+    /// Memory cannot be read.
+    Unreadable,
     /// Somebody has thawed the objects that were frozen.
     Thawed,
 }
@@ -66,6 +68,7 @@ impl std::fmt::Display for Lost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Lost::OutOfMemory => OutOfMemory.fmt(f),
+            Lost::Unreadable => f.write_str("own memory could not be read"),
             Lost::Thawed => f.write_str("the calls thaw what the garbage collector was told to leave alone"),
         }
     }
@@ -105,7 +108,7 @@ impl Held {
 
     /// Finds what is frozen, what is in `tracked`, what these refer to, and what static data of extension modules refers
     /// to; and holds what may be held, and the objects in `lasting`, which nobody releases before this is dropped. To be
-    /// called again when there are new ones. `alone`: no other thread can unmap memory meanwhile.
+    /// called again when there are new ones.
     ///
     /// # Errors
     ///
@@ -113,8 +116,8 @@ impl Held {
     ///
     /// # Safety
     ///
-    /// All of them are live objects, `alone` says what is so, and the GIL is held.
-    pub unsafe fn add(&mut self, tracked: &[usize], lasting: &[usize], alone: bool) -> std::io::Result<()> {
+    /// All of them are live objects, and the GIL is held.
+    pub unsafe fn add(&mut self, tracked: &[usize], lasting: &[usize]) -> std::io::Result<()> {
         let from = self.objects.len();
         // What was neither held nor frozen may be gone by now; if it is not, it is found again.
         self.loose.clear();
@@ -131,7 +134,7 @@ impl Held {
             }
             self.follow_from(from);
             let from = self.objects.len();
-            let found = static_data::objects(&self.runtime, &self.types, alone)?;
+            let found = static_data::objects(&self.runtime, &self.types)?;
             found.iter().for_each(|object| self.meet(*object));
             self.follow_from(from);
             self.note_loose();
@@ -276,12 +279,12 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// When the tables do not find room.
+    /// When the tables do not find room, or memory cannot be read.
     ///
     /// # Safety
     ///
     /// The GIL is held.
-    pub unsafe fn begin(&mut self) -> Result<(), OutOfMemory> {
+    pub unsafe fn begin(&mut self) -> std::io::Result<()> {
         for object in self.objects.iter_mut() {
             // SAFETY: held.
             object.count = unsafe { self.runtime.count_of_held(object.address) };
@@ -307,7 +310,7 @@ impl Held {
             result = loose.push(object).and(result);
         })?;
         self.loose_objects = loose;
-        result
+        result.map_err(std::io::Error::other)
     }
 
     /// The objects whose count has changed since [`Held::begin`], by rising address.
@@ -342,7 +345,8 @@ impl Held {
             {
                 note(object.address, after - before);
             }
-        })?;
+        })
+        .map_err(|_| Lost::Unreadable)?;
         changes.sort_unstable_by_key(|change| change.object);
         Ok(changes)
     }

@@ -1,6 +1,9 @@
 //! Objects that are neither held nor in the collector's list of frozen ones, so that they may be gone at any time.
 
-use leaktight_liveset::{MappedVec, OutOfMemory};
+use std::io::{Error, Result};
+
+use leaktight_liveset::MappedVec;
+use leaktight_memory::Memory;
 
 use crate::runtime::Address;
 
@@ -19,16 +22,17 @@ pub(crate) struct Loose {
 
 /// Reads the heads of the objects again, and calls `each` with those that still have memory and are of the type that
 /// they were of. Another object of that type may have come to the same place.
-pub(crate) fn read_again(objects: &[Loose], mut each: impl FnMut(&Loose, [usize; HEAD])) -> Result<(), OutOfMemory> {
+pub(crate) fn read_again(objects: &[Loose], mut each: impl FnMut(&Loose, [usize; HEAD])) -> Result<()> {
+    let memory = Memory::open()?;
     let mut heads = MappedVec::new();
     for _ in 0..objects.len().min(MOST_PIECES) {
-        heads.push([0usize; HEAD])?;
+        heads.push([0usize; HEAD]).map_err(Error::other)?;
     }
     let mut at = 0;
     while at < objects.len() {
         let some = &objects[at..objects.len().min(at + MOST_PIECES)];
         let pieces = some.iter().map(|object| (object.address, size_of::<[usize; HEAD]>()));
-        let got = read_through_kernel(pieces, heads.as_flattened_mut()) / size_of::<[usize; HEAD]>();
+        let got = memory.read_pieces(pieces, heads.as_flattened_mut()) / size_of::<[usize; HEAD]>();
         for (object, head) in some.iter().zip(&heads[..got]) {
             if head[1] == object.head[1] {
                 each(object, *head);
@@ -38,19 +42,6 @@ pub(crate) fn read_again(objects: &[Loose], mut each: impl FnMut(&Loose, [usize;
         at += got + usize::from(got < some.len());
     }
     Ok(())
-}
-
-/// Reads pieces of memory, one after the other, until one is not there; returns the bytes read.
-pub(crate) fn read_through_kernel(pieces: impl Iterator<Item = (usize, usize)>, buffer: &mut [usize]) -> usize {
-    let piece = |(start, len): (usize, usize)| libc::iovec {
-        iov_base: start as *mut _,
-        iov_len: len,
-    };
-    let remote: Vec<libc::iovec> = pieces.map(piece).collect();
-    let local = piece((buffer.as_mut_ptr() as usize, size_of_val(buffer)));
-    // SAFETY: writes at most the buffer's length into the buffer; what is read is checked by the kernel.
-    let got = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, remote.as_ptr(), remote.len() as _, 0) };
-    usize::try_from(got).unwrap_or(0)
 }
 
 #[cfg(test)]

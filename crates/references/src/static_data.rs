@@ -3,26 +3,25 @@
 //! No collector knows these. A word of static data is taken for an object if what it points to is laid out as a
 //! text, as bytes or as a static type in every field that can be checked: counts are written to, so nothing may be
 //! taken for an object that is none. (Whatever else has a count and a type there is tracked by the collector, or
-//! passed over.) Where other threads run, which may unmap memory at any time, all of it is read through the kernel.
+//! passed over.)
 
 use std::io::{Error, Result};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use leaktight_elf::loaded_objects;
 use leaktight_liveset::{MappedVec, own_memory};
+use leaktight_memory::mappings;
 
 use crate::addresses::AddressSet;
-use crate::loose::read_through_kernel;
 use crate::runtime::{Address, Runtime};
 
-/// What is found, given the `types` that are known. `alone`: no other thread of the process can unmap memory meanwhile,
-/// and all of it may be read.
+/// What is found, given the `types` that are known.
 ///
 /// # Safety
 ///
-/// The types are alive, the GIL is held, and `alone` says what is so.
-pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, alone: bool) -> Result<AddressSet> {
-    let memory = Memory::of_process(alone)?;
+/// The types are alive, and the GIL is held.
+pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet) -> Result<AddressSet> {
+    let memory = Memory::of_process()?;
     let mut found = AddressSet::new();
     for object in candidates(&memory, runtime, types)?.iter() {
         found.insert(*object).map_err(Error::other)?;
@@ -171,7 +170,7 @@ unsafe fn is_interned(memory: &Memory, runtime: &Runtime, object: Address) -> bo
 
 /// How the process's memory is laid out, and how to read it.
 struct Memory {
-    alone: bool,
+    reader: leaktight_memory::Memory,
     /// Private writable mappings by rising address, as start and end.
     mappings: MappedVec<(usize, usize)>,
     /// Those parts of them that are data of loaded objects.
@@ -191,17 +190,12 @@ impl Segment {
 }
 
 impl Memory {
-    fn of_process(alone: bool) -> Result<Memory> {
+    fn of_process() -> Result<Memory> {
         let own = own_memory();
-        let mut mappings = MappedVec::new();
-        for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let range = words.next().and_then(|range| range.split_once('-'));
-            let (Some((start, end)), Some("rw-p")) = (range, words.next()) else {
-                continue;
-            };
-            if let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)) {
-                mappings.push((start, end)).map_err(Error::other)?;
+        let mut private = MappedVec::new();
+        for mapping in mappings()?.iter() {
+            if mapping.readable && mapping.writable && !mapping.shared {
+                private.push((mapping.start, mapping.end)).map_err(Error::other)?;
             }
         }
         let mut segments = MappedVec::new();
@@ -214,8 +208,8 @@ impl Memory {
         result.map_err(Error::other)?;
         segments.sort_unstable_by_key(|segment: &Segment| segment.0);
         Ok(Memory {
-            alone,
-            mappings,
+            reader: leaktight_memory::Memory::open()?,
+            mappings: private,
             segments,
             own,
         })
@@ -257,21 +251,9 @@ impl Memory {
         }
     }
 
-    /// Reads pieces of mapped memory, one after the other, until one is gone; returns the bytes read.
+    /// Reads pieces of memory, one behind the other, until one is gone; returns the bytes read.
     fn read(&self, pieces: impl Iterator<Item = (usize, usize)>, buffer: &mut [usize]) -> usize {
-        if self.alone {
-            let mut done = 0;
-            for (start, len) in pieces {
-                // SAFETY: mapped a moment ago, and nobody can unmap it; the callers ask for no more than the buffer takes.
-                unsafe {
-                    let to = buffer.as_mut_ptr().cast::<u8>().add(done);
-                    std::ptr::copy_nonoverlapping(start as *const u8, to, len);
-                }
-                done += len;
-            }
-            return done;
-        }
-        read_through_kernel(pieces, buffer)
+        self.reader.read_pieces(pieces, buffer)
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) fn facts(finding: &Finding) -> String {
         Kind::Thread => ("thread", None),
         Kind::Child => ("child process", None),
         Kind::File => ("temporary file", None),
+        Kind::Ipc => ("IPC object", None),
         Kind::Garbage => ("object", Some("that cannot be collected")),
     };
     let count = count(finding, noun);
@@ -47,10 +48,7 @@ fn count(finding: &Finding, noun: &str) -> String {
         None => String::new(),
     };
     let things = counted(toll.count, noun) + &size;
-    match toll.every {
-        Some(1) | None => format!("{things} per call"),
-        Some(calls) => format!("{things} in {} calls", integer(calls)),
-    }
+    format!("{things} {}", toll.over())
 }
 
 /// `dict from PyObject_Malloc via PyDict_New`, as far as it is known.

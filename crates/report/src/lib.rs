@@ -29,6 +29,7 @@
 //!     looks: vec![],
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },
 //!     blind_spots: vec![],
+//!     not_done: vec![],
 //!     remarks: vec![],
 //!     environment: Environment {
 //!         runtime: "CPython 3.11.7".into(),
@@ -66,3 +67,4 @@ pub use json::{Error, SCHEMA};
 pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Verdict};
 pub use sentence::sentence;
 pub use text::Style;
+pub use words::{counted, figure, integer, plural};

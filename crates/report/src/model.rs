@@ -32,6 +32,9 @@ pub struct Report {
     pub control: Control,
     /// What could not be seen here, such as an allocator private to one library.
     pub blind_spots: Vec<String>,
+    /// Those of the blind spots that were asked for: parts of the check that could not be done here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_done: Vec<String>,
     /// What else the reader should know; never part of the verdict.
     pub remarks: Vec<String>,
     /// Where the check ran.
@@ -109,10 +112,18 @@ pub struct Finding {
     /// What still points to the blocks, worded so that it can follow "held by".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+    /// The objects refer to each other in a cycle, and their types do not let the garbage collector see it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_cycle: bool,
+    /// Memory of such objects goes from one owner to the next without the allocator being asked, so the stack may be
+    /// an earlier owner's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub earlier_owner: bool,
     /// For [`Kind::Reference`] and [`Kind::OverRelease`]: how the references were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<References>,
-    /// Where it happened, innermost frame first.
+    /// Where it happened, innermost frame first. Of objects: where they were made, which need not be where they were
+    /// lost.
     pub stack: Vec<Frame>,
     /// The finding in one sentence that is complete in itself; [`sentence`](crate::sentence)
     /// writes it.
@@ -150,8 +161,10 @@ pub enum Kind {
     Thread,
     /// Child processes that run, or that have ended and were not waited for.
     Child,
-    /// Files in a folder for temporary files.
+    /// Names in a folder for temporary files: of files, folders, links, sockets.
     File,
+    /// Shared memory, semaphores and message queues, by name (POSIX) or without one (System V).
+    Ipc,
     /// Python objects in reference cycles that the collector cannot free.
     Garbage,
 }

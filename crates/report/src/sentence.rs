@@ -11,37 +11,42 @@ use crate::{Certainty, Finding, Kind};
 #[must_use]
 pub fn sentence(finding: &Finding) -> String {
     let toll = Toll::of(finding);
-    let who = toll.who();
     let held = held(finding, toll.count);
     match (finding.kind, finding.certainty) {
         (Kind::Memory, Certainty::Lost) => lost_memory(finding, &toll),
         (Kind::Memory, Certainty::Growing) => growing_memory(finding, &toll),
         (Kind::Reference, Certainty::Lost) => format!(
-            "{who} adds {} that nobody holds: a Py_DECREF is missing",
+            "{} {} that nobody holds: a Py_DECREF is missing",
+            toll.who("add"),
             references(finding, toll.count, "to")
         ),
         (Kind::Reference, Certainty::Growing) => {
             let held = held.unwrap_or_else(|| holder_not_found(toll.count));
-            format!("{who} adds {}; {held}", references(finding, toll.count, "to"))
+            format!("{} {}; {held}", toll.who("add"), references(finding, toll.count, "to"))
         }
         (Kind::OverRelease, _) => format!(
-            "{who} releases {} that it does not own: a Py_INCREF is missing, and the object can be freed while in use",
+            "{} {} that it does not own: a Py_INCREF is missing, and the object can be freed while in use",
+            toll.who("release"),
             references(finding, toll.count, "to")
         ),
         (Kind::Fd, _) => {
-            let left = format!("{who} leaves {} open", counted(toll.count, "file descriptor"));
+            let left = format!("{} {} open", toll.who("leave"), counted(toll.count, "file descriptor"));
             join(left + &examples(finding), held)
         }
         (Kind::Thread, _) => {
-            let left = format!("{who} leaves {} behind", counted(toll.count, "thread"));
+            let left = format!("{} {} behind", toll.who("leave"), counted(toll.count, "thread"));
             join(left + &examples(finding), held)
         }
         (Kind::Child, _) => {
-            let left = format!("{who} leaves {} behind", counted(toll.count, "child process"));
+            let left = format!("{} {} behind", toll.who("leave"), counted(toll.count, "child process"));
             join(left + &examples(finding), held)
         }
         (Kind::File, _) => {
-            let left = format!("{who} leaves {} behind", counted(toll.count, "temporary file"));
+            let left = format!("{} {} behind", toll.who("leave"), counted(toll.count, "temporary file"));
+            join(left + &examples(finding), held)
+        }
+        (Kind::Ipc, _) => {
+            let left = format!("{} {} behind", toll.who("leave"), counted(toll.count, "IPC object"));
             join(left + &examples(finding), held)
         }
         (Kind::Garbage, _) => {
@@ -49,7 +54,7 @@ pub fn sentence(finding: &Finding) -> String {
                 Some(name) => counted(toll.count, &format!("`{name}` object")),
                 None => counted(toll.count, "object"),
             };
-            let left = format!("{who} leaves {objects} that the garbage collector cannot free");
+            let left = format!("{} {objects} that the garbage collector cannot free", toll.who("leave"));
             join(left + &examples(finding), held)
         }
     }
@@ -64,21 +69,24 @@ fn examples(finding: &Finding) -> String {
     }
 }
 
-/// What a finding costs, counted at the calls that leak if these are known, else per call.
+/// What a finding costs, counted at the calls that leak if these are known, else over so many calls that there is at
+/// least one thing.
 pub(crate) struct Toll {
-    /// Calls from one leak to the next, if that is exact.
-    pub(crate) every: Option<u64>,
-    /// Things left behind each time.
+    /// The calls that all this is left behind in.
+    pub(crate) calls: u64,
+    /// Whether that happens just once in so many calls.
+    exact: bool,
+    /// Things left behind in these calls.
     pub(crate) count: f64,
-    /// Bytes left behind each time.
+    /// Bytes left behind in these calls.
     pub(crate) bytes: f64,
 }
 
 impl Toll {
     pub(crate) fn of(finding: &Finding) -> Toll {
         let every = finding.every.filter(|&calls| calls > 0);
-        let calls = every.unwrap_or(1) as f64;
-        let count = finding.blocks_per_call * calls;
+        let calls = every.unwrap_or_else(|| calls_for_one(finding.blocks_per_call));
+        let count = finding.blocks_per_call * calls as f64;
         // Whoever measures a count that falls may give it with its sign; the kind says it already.
         let count = if finding.kind == Kind::OverRelease {
             count.abs()
@@ -86,29 +94,50 @@ impl Toll {
             count
         };
         Toll {
-            every,
+            calls,
+            exact: every.is_some(),
             count,
-            bytes: finding.bytes_per_call * calls,
+            bytes: finding.bytes_per_call * calls as f64,
         }
     }
 
-    /// Who leaks, as the subject of a sentence.
-    fn who(&self) -> String {
-        match self.every {
-            Some(1) => "every call".into(),
-            Some(calls) => format!("every {} call", ordinal(calls)),
-            None => "on average a call".into(),
+    /// Who does it, as the subject of a sentence, and the verb.
+    fn who(&self, verb: &str) -> String {
+        match (self.exact, self.calls) {
+            (true, 1) => format!("every call {verb}s"),
+            (true, calls) => format!("every {} call {verb}s", ordinal(calls)),
+            (false, 1) => format!("on average a call {verb}s"),
+            (false, calls) => format!("on average {} calls {verb}", integer(calls)),
         }
     }
 
     /// When it leaks, at the end of a sentence.
     fn when(&self) -> String {
-        match self.every {
-            Some(1) => "per call".into(),
-            Some(calls) => format!("every {} call", ordinal(calls)),
-            None => "per call on average".into(),
+        match (self.exact, self.calls) {
+            (true, 1) => "per call".into(),
+            (true, calls) => format!("every {} call", ordinal(calls)),
+            (false, 1) => "per call on average".into(),
+            (false, calls) => format!("per {} calls on average", integer(calls)),
         }
     }
+
+    /// `per call`, `in 10 calls`.
+    pub(crate) fn over(&self) -> String {
+        match self.calls {
+            1 => "per call".into(),
+            calls => format!("in {} calls", integer(calls)),
+        }
+    }
+}
+
+/// 1, 10, 100 …: the first such number of calls that leaves a whole thing behind.
+fn calls_for_one(per_call: f64) -> u64 {
+    const MOST: u64 = 1_000_000_000;
+    let mut calls = 1;
+    while per_call.abs() * (calls as f64) < 1.0 && !is_one(per_call * calls as f64) && calls < MOST {
+        calls *= 10;
+    }
+    if calls < MOST { calls } else { 1 }
 }
 
 fn lost_memory(finding: &Finding, toll: &Toll) -> String {
@@ -118,7 +147,15 @@ fn lost_memory(finding: &Finding, toll: &Toll) -> String {
     } else {
         blocks(finding, toll, " in all")
     };
-    format!("{} loses {what}: nothing points to {it} any more", toll.who())
+    let cause = match (&finding.type_name, finding.in_cycle) {
+        (None, _) => String::new(),
+        (Some(_), false) => {
+            let them = if is_one(objects(finding, toll)) { "it" } else { "them" };
+            format!("; a Py_DECREF is missing in what received {them}")
+        }
+        (Some(_), true) => "; a cycle that the types do not let the garbage collector see".into(),
+    };
+    format!("{} {what}: nothing points to {it} any more{cause}", toll.who("lose"))
 }
 
 fn growing_memory(finding: &Finding, toll: &Toll) -> String {
@@ -151,9 +188,7 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
             (None, None) => blocks,
         };
     };
-    let count = finding
-        .objects_per_call
-        .map_or(toll.count, |count| count * toll.every.map_or(1.0, |calls| calls as f64));
+    let count = objects(finding, toll);
     let objects = if is_one(count) {
         format!("1 `{name}`")
     } else {
@@ -172,6 +207,12 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
         (None, Some(sum)) => format!("{objects} ({sum})"),
         (None, None) => objects,
     }
+}
+
+/// How many objects the finding leaves behind in the calls of its toll.
+fn objects(finding: &Finding, toll: &Toll) -> f64 {
+    let count = finding.objects_per_call.map(|count| count * toll.calls as f64);
+    count.unwrap_or(toll.count)
 }
 
 /// ``1 reference to the `str` 'timeout' (argument 1)``, or, where only the type is known, ``1 reference to a `dict`

@@ -17,6 +17,13 @@ pub(crate) fn lines(frames: &[Frame], room: usize, paint: Paint) -> Vec<String> 
     rows.iter().map(|row| row.line(widths, room, paint)).collect()
 }
 
+/// The first module of which frames are known by their offset only.
+pub(crate) fn without_debug_information(frames: &[Frame]) -> Option<String> {
+    let offset = |frame: &&Frame| !frame.python && frame.function.is_none() && frame.offset.is_some();
+    let module = frames.iter().find(offset)?.module.as_deref()?;
+    Some(visible(file_name(module)))
+}
+
 struct Row {
     function: String,
     location: String,

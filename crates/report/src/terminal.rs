@@ -4,6 +4,7 @@ use textwrap::{Options, WordSeparator, WordSplitter, WrapAlgorithm};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 const ELLIPSIS: &str = "…";
+const NO_BREAK: &str = "\u{a0}";
 
 /// The text on one line, with every character that would act on the terminal instead of being
 /// shown written as an escape such as `\u{1b}` or `\n`.
@@ -65,8 +66,8 @@ pub(crate) fn shorten_start(text: &str, columns: usize) -> String {
     })
 }
 
-/// Breaks a paragraph at spaces, and inside a word only when the word alone is too long. Lines
-/// after the first start with `hanging` spaces.
+/// Breaks a paragraph at spaces, and inside a word only when the word alone is too long. A figure stays on one line
+/// with the word that it counts. Lines after the first start with `hanging` spaces.
 pub(crate) fn wrap(text: &str, width: usize, indent: usize, hanging: usize) -> Vec<String> {
     let (indent, hanging) = (" ".repeat(indent), " ".repeat(hanging));
     let options = Options::new(width)
@@ -75,10 +76,28 @@ pub(crate) fn wrap(text: &str, width: usize, indent: usize, hanging: usize) -> V
         .word_separator(WordSeparator::AsciiSpace)
         .word_splitter(WordSplitter::NoHyphenation)
         .wrap_algorithm(WrapAlgorithm::FirstFit);
-    textwrap::wrap(text, options)
+    textwrap::wrap(&glue_figures(text), options)
         .iter()
-        .map(|line| line.trim_end().to_owned())
+        .map(|line| line.replace(NO_BREAK, " ").trim_end().to_owned())
         .collect()
+}
+
+/// Puts a space that does not break between a figure and what follows it.
+fn glue_figures(text: &str) -> String {
+    let is_figure = |word: &str| {
+        word.starts_with(|c: char| c.is_ascii_digit()) && word.chars().all(|c| c.is_ascii_digit() || ",.".contains(c))
+    };
+    let mut glued = String::with_capacity(text.len());
+    for word in text.split_inclusive(' ') {
+        match word
+            .strip_suffix(' ')
+            .filter(|word| is_figure(word) && !word.ends_with([',', '.']))
+        {
+            Some(figure) => glued.extend([figure, NO_BREAK]),
+            None => glued.push_str(word),
+        }
+    }
+    glued
 }
 
 /// Leaves a text alone that fits, and otherwise cuts it with as much room as will do.
@@ -152,5 +171,8 @@ mod tests {
         );
         assert_eq!(wrap("abcdefghijkl", 8, 2, 4), ["  abcd", "    efgh", "    ijkl"]);
         assert_eq!(wrap("", 8, 2, 4), [""]);
+        // A figure takes its unit along; what only ends in digits does not.
+        assert_eq!(wrap("it took 0.03 s", 14, 2, 4), ["  it took", "    0.03 s"]);
+        assert_eq!(wrap("see line2, 1, s", 14, 2, 4), ["  see line2,", "    1, s"]);
     }
 }

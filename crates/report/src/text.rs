@@ -6,8 +6,8 @@ use crate::facts::facts;
 use crate::page::{INDENT, INNER, Lead, Page};
 use crate::paint::{self, ALARM, WARNING};
 use crate::sentence::sentence;
-use crate::words::{integer, plural, seconds};
-use crate::{Control, Finding, References, Report, Severity, Verdict, terminal};
+use crate::words::{integer, plural, seconds, signed};
+use crate::{Control, Finding, Kind, References, Report, Severity, Verdict, stack, terminal};
 
 /// Findings shown, and frames shown of each; the rest is counted.
 const MOST_FINDINGS: usize = 10;
@@ -15,6 +15,8 @@ const MOST_FRAMES: usize = 12;
 
 /// A subject longer than this is cut in the middle; the JSON has it whole.
 const MOST_SUBJECT_COLUMNS: usize = 400;
+
+const COSTS_NOTHING: &str = "it costs nothing: what the references keep alive lives as long as the program anyway";
 
 /// How a report is to look as text. The caller knows the terminal; this crate asks nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,23 +86,37 @@ fn headline(page: &mut Page, report: &Report) {
         // The next line says why; a word that is searched for in a log must not say otherwise.
         Verdict::Clean => "CLEAN?",
         Verdict::Bounded => "BOUNDED?",
+        Verdict::Leak if is_harmless(report) => "LEAK (warnings only)",
         Verdict::Leak => "LEAK",
         Verdict::Indeterminate => "INDETERMINATE",
     };
     let subject = terminal::visible(&report.subject);
     let subject = terminal::shorten_middle(&subject, MOST_SUBJECT_COLUMNS);
-    let word = Lead::new(word, paint::verdict(report.verdict, passed));
+    let style = match is_harmless(report) {
+        true => WARNING,
+        false => paint::verdict(report.verdict, passed),
+    };
+    let word = Lead::new(word, style);
     page.wrapped(0, word, &format!("  {subject}"));
 
     if let Some(alarm) = alarm(&report.control) {
         page.wrapped(INDENT, Lead::new(&alarm, ALARM), "");
     }
     let period = period(report).filter(|period| !report.reason.contains(period.as_str()));
-    for line in [Some(report.reason.clone()), period].into_iter().flatten() {
+    let cost = is_harmless(report).then(|| COSTS_NOTHING.to_owned());
+    for line in [Some(report.reason.clone()), cost, period].into_iter().flatten() {
         if !line.trim().is_empty() {
             page.paragraph(&line);
         }
     }
+}
+
+/// Whether the verdict is a leak for the sake of warnings alone.
+fn is_harmless(report: &Report) -> bool {
+    let mut findings = report.findings.iter();
+    report.verdict == Verdict::Leak
+        && !report.findings.is_empty()
+        && findings.all(|finding| finding.severity == Severity::Warning)
 }
 
 /// What to say, and say loudly, of an instrument that was not shown to work.
@@ -132,7 +148,9 @@ fn period(report: &Report) -> Option<String> {
     }
     let leak = match report.verdict {
         Verdict::Leak => "other leak",
-        _ => "leak",
+        // The reason says how far the calls came.
+        Verdict::Indeterminate => return None,
+        Verdict::Clean | Verdict::Bounded => "leak",
     };
     let (period, calls) = (integer(report.period), plural(report.period, "call"));
     Some(format!("no {leak} with a period up to {period} {calls}"))
@@ -158,14 +176,36 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
     } else if finding.stack.is_empty() {
         page.wrapped(INNER, Lead::NONE, "where it happens is not known");
     }
+    if let Some(made) = made(finding) {
+        page.wrapped(INNER, Lead::NONE, &made);
+    }
     let shown = finding.stack.len().min(MOST_FRAMES);
     page.stack(&finding.stack[..shown]);
     if let Some(more) = more(finding.stack.len(), MOST_FRAMES, "frame") {
         page.wrapped(INNER, Lead::NONE, &more);
     }
+    if let Some(module) = stack::without_debug_information(&finding.stack[..shown]) {
+        let hint = format!("no debug information in {module}: rebuild with -g to see functions and lines");
+        page.wrapped(INNER, Lead::NONE, &hint);
+    }
     if let Some(holder) = &finding.holder {
         page.wrapped(INNER, Lead::NONE, &format!("held by {holder}"));
     }
+}
+
+/// What the stack of an object is: the place where it was made, as far as that is sure.
+fn made(finding: &Finding) -> Option<String> {
+    let name = finding
+        .type_name
+        .as_ref()
+        .filter(|_| finding.kind == Kind::Memory && !finding.stack.is_empty())?;
+    Some(match finding.earlier_owner {
+        false => "made here:".to_owned(),
+        true => format!(
+            "perhaps made here; memory of a `{name}` may come from a free list, and this is then where an earlier owner \
+             of it was made:"
+        ),
+    })
 }
 
 /// How a reference count rose or fell, and where the references could be.
@@ -178,10 +218,15 @@ fn counts(references: &References) -> String {
         words,
     } = references;
     format!(
-        "{before} → {after} references over {} {}, {visible} of them visible to the garbage collector; words in memory \
-         that could hold one: {words:+}",
+        "{} → {} references over {} {}, {} of them visible to the garbage collector; words in memory that could hold \
+         one: {}{}",
+        signed(*before),
+        signed(*after),
         integer(*calls),
         plural(*calls, "call"),
+        signed(*visible),
+        if *words < 0 { "" } else { "+" },
+        signed(*words),
     )
 }
 

@@ -8,37 +8,49 @@ const NEARLY: f64 = 1e-9;
 const TOO_LARGE_FOR_DIGITS: f64 = 1e15;
 
 /// `12345` as `12,345`.
-pub(crate) fn integer(n: u64) -> String {
+#[must_use]
+pub fn integer(n: u64) -> String {
     group(&n.to_string())
 }
 
-/// A figure: exactly when it is an integer, otherwise with up to three decimals that matter
-/// (`1,234.568`, `0.333`, `0.00333`) and no zeros at the end. What is not finite is `?`.
-pub(crate) fn figure(x: f64) -> String {
+/// A figure: exactly when it is an integer, otherwise with one decimal (`1,234.6`). What is not finite is `?`.
+#[must_use]
+pub fn figure(x: f64) -> String {
     if !x.is_finite() {
         return "?".into();
     }
     if x.abs() >= TOO_LARGE_FOR_DIGITS {
-        return format!("{x:.2e}");
+        return format!("{x:.1e}");
     }
     if is_integer(x) {
         return group(&format!("{:.0}", x.round() + 0.0));
     }
-    group(trim_zeros(&format!("{x:.*}", decimals(x, 3))))
+    match trim_zeros(&format!("{x:.1}")) {
+        "0" if x > 0.0 => "under 0.1".into(),
+        "-0" | "0" => "0".into(),
+        text => group(text),
+    }
 }
 
-/// `1 block`, `2 blocks`, `0.35 blocks`.
-pub(crate) fn counted(x: f64, noun: &str) -> String {
+/// `1 block`, `2 blocks`, `3.5 blocks`.
+#[must_use]
+pub fn counted(x: f64, noun: &str) -> String {
     format!("{} {}", figure(x), plural(if is_one(x) { 1 } else { 2 }, noun))
 }
 
 /// The noun alone: `block` for one, `blocks` for any other count. All our nouns take an s, or es after one.
-pub(crate) fn plural(n: u64, noun: &str) -> String {
+#[must_use]
+pub fn plural(n: u64, noun: &str) -> String {
     match noun {
         _ if n == 1 => noun.into(),
         noun if noun.ends_with('s') => format!("{noun}es"),
         noun => format!("{noun}s"),
     }
+}
+
+/// `12345` as `12,345`, `-12345` as `-12,345`.
+pub(crate) fn signed(n: i64) -> String {
+    group(&n.to_string())
 }
 
 /// Whether a figure reads as `1`, which decides on singular and plural.
@@ -71,40 +83,26 @@ pub(crate) fn article(word: &str) -> &'static str {
     }
 }
 
-/// A wall time to two digits that matter: `0.031 s`, `2.5 s`, `140 s`. `None` for what is no time.
+/// A wall time: `0.03 s`, `0.3 s`, `12.3 s`, `1,235 s`. `None` for what is no time.
 pub(crate) fn seconds(x: f64) -> Option<String> {
-    const SHORTEST_SECONDS: f64 = 0.001;
+    const SHORTEST_SECONDS: f64 = 0.01;
+    /// From here on one decimal is enough.
+    const SHORT_SECONDS: f64 = 0.1;
+    const LONG_SECONDS: f64 = 100.0;
 
     if !x.is_finite() || x < 0.0 {
         return None;
     }
-    if x < SHORTEST_SECONDS {
-        return Some(format!("under {SHORTEST_SECONDS} s"));
-    }
-    let digits = if x < 1.0 {
-        format!("{x:.*}", decimals(x, 2))
-    } else if x < 100.0 {
-        format!("{x:.1}")
-    } else {
-        return Some(format!("{} s", figure(x.round())));
-    };
-    Some(format!("{} s", trim_zeros(&digits)))
+    Some(match x {
+        _ if x < SHORTEST_SECONDS => format!("under {SHORTEST_SECONDS} s"),
+        _ if x < SHORT_SECONDS => format!("{} s", trim_zeros(&format!("{x:.2}"))),
+        _ if x < LONG_SECONDS => format!("{} s", figure(x)),
+        _ => format!("{} s", figure(x.round())),
+    })
 }
 
 fn is_integer(x: f64) -> bool {
     x.is_finite() && (x - x.round()).abs() <= NEARLY * x.abs().max(1.0)
-}
-
-/// How many decimals show `significant` digits of a figure below 1. From 1 up it is `significant`
-/// decimals, whatever stands before the point.
-fn decimals(x: f64, significant: usize) -> usize {
-    // Below 1 the logarithm is negative and, for what does not read as 0, above -10.
-    let zeros = if x.abs() < 1.0 {
-        (-x.abs().log10().floor() - 1.0) as usize
-    } else {
-        0
-    };
-    significant + zeros
 }
 
 fn trim_zeros(decimal: &str) -> &str {
@@ -152,13 +150,14 @@ mod tests {
     }
 
     #[test]
-    fn fractions_keep_three_decimals_that_matter() {
+    fn fractions_have_one_decimal() {
         let cases = [
             (23.2, "23.2"),
-            (1.0 / 3.0, "0.333"),
-            (1.0 / 300.0, "0.00333"),
-            (1.0 / 2_048.0, "0.000488"),
-            (1_234.567_8, "1,234.568"),
+            (1.0 / 3.0, "0.3"),
+            (1.0 / 300.0, "under 0.1"),
+            (0.05, "0.1"),
+            (-1.0 / 300.0, "0"),
+            (1_234.567_8, "1,234.6"),
             (1.999_9, "2"),
             (0.999_9, "1"),
             (-0.5, "-0.5"),
@@ -172,7 +171,7 @@ mod tests {
     fn figures_that_are_none_do_not_look_like_one() {
         assert_eq!(figure(f64::NAN), "?");
         assert_eq!(figure(f64::INFINITY), "?");
-        assert_eq!(figure(f64::MAX), "1.80e308");
+        assert_eq!(figure(f64::MAX), "1.8e308");
         assert_eq!(figure(f64::MIN_POSITIVE), "0");
     }
 
@@ -181,7 +180,7 @@ mod tests {
         assert_eq!(counted(1.0, "block"), "1 block");
         assert_eq!(counted(2.0, "block"), "2 blocks");
         assert_eq!(counted(0.0, "block"), "0 blocks");
-        assert_eq!(counted(0.35, "block"), "0.35 blocks");
+        assert_eq!(counted(0.35, "block"), "0.3 blocks");
         assert_eq!(counted(0.999_9, "block"), "1 block");
     }
 
@@ -208,9 +207,11 @@ mod tests {
     #[test]
     fn wall_times() {
         let cases = [
-            (0.0, Some("under 0.001 s")),
+            (0.0, Some("under 0.01 s")),
             (0.03, Some("0.03 s")),
-            (0.031_4, Some("0.031 s")),
+            (0.031_4, Some("0.03 s")),
+            (0.261, Some("0.3 s")),
+            (0.099_9, Some("0.1 s")),
             (2.0, Some("2 s")),
             (12.34, Some("12.3 s")),
             (1_234.5, Some("1,235 s")),

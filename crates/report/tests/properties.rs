@@ -126,14 +126,14 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
     });
     let counts = (any::<[u64; 3]>(), figure, vec(look, 0..3));
     let control = (0..5_u32, 0..5_u32, vec(text(), 0..3));
-    let notes = (vec(text(), 0..3), vec(text(), 0..3));
+    let notes = (vec(text(), 0..3), vec(text(), 0..2), vec(text(), 0..3));
     let environment = (text(), text(), text(), text());
     (head, counts, control, notes, environment).prop_map(
         |(
             (subject, verdict, reason, findings),
             ([calls, period, objects], seconds, looks),
             (planted, caught, missed),
-            (blind_spots, remarks),
+            (blind_spots, not_done, remarks),
             (runtime, libc, platform, leaktight),
         )| Report {
             subject,
@@ -151,6 +151,7 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
                 missed,
             },
             blind_spots,
+            not_done,
             remarks,
             environment: Environment {
                 runtime,
@@ -171,6 +172,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         Just(Kind::Thread),
         Just(Kind::Child),
         Just(Kind::File),
+        Just(Kind::Ipc),
         Just(Kind::Garbage),
     ];
     let certainty = prop_oneof![Just(Certainty::Lost), Just(Certainty::Growing)];
@@ -199,12 +201,13 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         },
     ));
     let stack = vec(frame(text), 0..15);
-    ((kind, certainty, severity), figures, texts, references, stack).prop_map(
+    let flags = any::<(bool, bool)>();
+    ((kind, certainty, severity), figures, texts, (references, flags), stack).prop_map(
         |(
             (kind, certainty, severity),
             (blocks_per_call, bytes_per_call, block_size, every),
             (allocator, via, type_name, holder, examples, message),
-            references,
+            (references, (in_cycle, earlier_owner)),
             stack,
         )| Finding {
             kind,
@@ -220,6 +223,8 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             type_name,
             examples,
             holder,
+            in_cycle,
+            earlier_owner,
             references,
             stack,
             message,

@@ -56,7 +56,7 @@ fn lost_blocks() {
     };
     assert_eq!(
         sentence(&uneven),
-        "on average a call loses 0.35 blocks, 16.8 bytes in all: nothing points to them any more"
+        "on average 10 calls lose 3.5 blocks, 168 bytes in all: nothing points to them any more"
     );
 }
 
@@ -64,7 +64,8 @@ fn lost_blocks() {
 fn lost_objects() {
     assert_eq!(
         sentence(&lost_dict()),
-        "every 10th call loses 1 `dict` (232 bytes): nothing points to it any more"
+        "every 10th call loses 1 `dict` (232 bytes): nothing points to it any more; a Py_DECREF is missing in what \
+         received it"
     );
     let two = Finding {
         blocks_per_call: 0.2,
@@ -74,7 +75,8 @@ fn lost_objects() {
     };
     assert_eq!(
         sentence(&two),
-        "every 10th call loses 2 `dict` objects (232 bytes each): nothing points to them any more"
+        "every 10th call loses 2 `dict` objects (232 bytes each): nothing points to them any more; a Py_DECREF is \
+         missing in what received them"
     );
     assert_eq!(
         sentence(&Finding {
@@ -82,8 +84,49 @@ fn lost_objects() {
             bytes_per_call: 0.0,
             ..two
         }),
-        "every 10th call loses 2 `dict` objects: nothing points to them any more"
+        "every 10th call loses 2 `dict` objects: nothing points to them any more; a Py_DECREF is missing in what \
+         received them"
     );
+}
+
+#[test]
+fn lost_cycles() {
+    let cycle = Finding {
+        in_cycle: true,
+        ..lost_dict()
+    };
+    assert_eq!(
+        sentence(&cycle),
+        "every 10th call loses 1 `dict` (232 bytes): nothing points to it any more; a cycle that the types do not let \
+         the garbage collector see"
+    );
+}
+
+#[test]
+fn rare_leaks_are_counted_over_enough_calls_to_be_whole() {
+    let of = |kind, per_call| Finding {
+        every: None,
+        blocks_per_call: per_call,
+        ..counted(kind, Certainty::Growing, "", "")
+    };
+    for (kind, per_call, text) in [
+        (Kind::Fd, 1.4, "on average a call leaves 1.4 file descriptors open"),
+        (Kind::Fd, 0.996, "on average a call leaves 1 file descriptor open"),
+        (Kind::Thread, 0.5, "on average 10 calls leave 5 threads behind"),
+        (
+            Kind::Child,
+            1.0 / 300.0,
+            "on average 1,000 calls leave 3.3 child processes behind",
+        ),
+        (
+            Kind::Memory,
+            0.02,
+            "memory grows by 2 blocks per 100 calls on average; what still holds them was not found",
+        ),
+        (Kind::Fd, 0.0, "on average a call leaves 0 file descriptors open"),
+    ] {
+        assert_eq!(sentence(&of(kind, per_call)), text);
+    }
 }
 
 #[test]
@@ -174,6 +217,14 @@ fn resources() {
         sentence(&counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node")),
         "every call leaves 1 `zoo.Node` object that the garbage collector cannot free"
     );
+    let shared = Finding {
+        examples: vec!["shared memory /dev/shm/psm_1".into()],
+        ..counted(Kind::Ipc, Certainty::Growing, "", "")
+    };
+    assert_eq!(
+        sentence(&shared),
+        "every call leaves 1 IPC object behind: shared memory /dev/shm/psm_1"
+    );
     let named = |examples: &[&str]| Finding {
         examples: examples.iter().map(|name| (*name).into()).collect(),
         blocks_per_call: 2.0,
@@ -217,6 +268,7 @@ fn an_object_of_several_blocks_counts_once() {
     };
     assert_eq!(
         sentence(&finding),
-        "every call loses 1 `dict` (3 blocks, 312 bytes): nothing points to them any more"
+        "every call loses 1 `dict` (3 blocks, 312 bytes): nothing points to them any more; a Py_DECREF is missing in what \
+         received it"
     );
 }

@@ -3,7 +3,7 @@
 mod samples;
 
 use insta::assert_snapshot;
-use leaktight_report::{Certainty, Control, Finding, Frame, Kind, References, Report, Style, Verdict};
+use leaktight_report::{Certainty, Control, Finding, Frame, Kind, References, Report, Severity, Style, Verdict};
 use samples::{clean, counted, growing_registry, growing_vector, leak, lost_copy, lost_dict, with_message};
 
 /// The text between two bars, so that a snapshot shows spaces at the ends.
@@ -77,9 +77,63 @@ fn kinds_that_count_no_memory() {
         counted(Kind::Thread, Certainty::Growing, "pthread_create", ""),
         counted(Kind::Child, Certainty::Growing, "", ""),
         counted(Kind::File, Certainty::Growing, "mkstemp", ""),
+        counted(Kind::Ipc, Certainty::Growing, "", ""),
         counted(Kind::Garbage, Certainty::Growing, "", "zoo.Node"),
     ];
     assert_snapshot!(at_width(&leak("zoo.all_kinds()", kinds), 100));
+}
+
+#[test]
+fn the_line_of_an_object_is_where_it_was_made() {
+    let sure = Finding {
+        type_name: Some("zoo.Node".into()),
+        ..lost_dict()
+    };
+    let unsure = Finding {
+        earlier_owner: true,
+        ..lost_dict()
+    };
+    let report = leak("zoo.configure()", vec![with_message(sure), unsure]);
+    assert_snapshot!(at_width(&report, 100));
+}
+
+#[test]
+fn warnings_alone_cost_nothing() {
+    let warning = with_message(Finding {
+        severity: Severity::Warning,
+        examples: vec!["the type `zoo_refs.Error`".into()],
+        references: Some(References {
+            calls: 141,
+            before: -1_000_000_157,
+            after: 1_000_000_298,
+            visible: 0,
+            words: -2,
+        }),
+        ..counted(Kind::Reference, Certainty::Lost, "", "type")
+    });
+    let report = leak("zoo_refs.leak_exception_type()", vec![warning]);
+    assert_snapshot!(at_width(&report, 100));
+    let colored = report.text(Style {
+        color: true,
+        width: 100,
+    });
+    assert!(
+        colored.starts_with("\x1b[1m\x1b[33mLEAK (warnings only)\x1b[0m  zoo_refs"),
+        "{colored:?}"
+    );
+}
+
+#[test]
+fn frames_without_debug_information_say_what_to_do() {
+    let mut bare = lost_copy();
+    for (frame, offset) in bare.stack.iter_mut().take(2).zip([0x1234, 0x1300]) {
+        *frame = Frame {
+            module: Some("/opt/app/lib/parser.so".into()),
+            offset: Some(offset),
+            ..Frame::default()
+        };
+    }
+    assert_snapshot!(at_width(&leak("parser.parse(text)", vec![bare]), 100));
 }
 
 #[test]

@@ -8,6 +8,8 @@
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use leaktight_memory::Memory;
+
 type Pointer = *mut c_void;
 type GetThread = unsafe extern "C" fn() -> Pointer;
 type Count = unsafe extern "C" fn(Pointer);
@@ -233,16 +235,5 @@ fn symbol_range(start: Pointer) -> (u64, u64) {
 }
 
 fn careful_read(address: usize) -> Option<usize> {
-    let mut word = 0usize;
-    let local = libc::iovec {
-        iov_base: (&raw mut word).cast(),
-        iov_len: size_of::<usize>(),
-    };
-    let remote = libc::iovec {
-        iov_base: address as Pointer,
-        iov_len: size_of::<usize>(),
-    };
-    // SAFETY: the kernel checks the remote address and reports failure instead of faulting.
-    let got = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    (got == size_of::<usize>() as isize).then_some(word)
+    Memory::open().ok()?.try_word(address)
 }

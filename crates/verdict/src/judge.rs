@@ -1,13 +1,14 @@
 //! The judge: takes what was measured, says when to go on and what it means.
 
-use std::collections::HashMap;
+use std::time::Duration;
 
-use crate::births::{Births, Pace, Rate};
-use crate::lost;
+use crate::births::{Births, Rate};
+use crate::history::History;
+use crate::looks;
 use crate::resident::{self, Resident};
-use crate::rules::{Certainty, Reason, Rules, Verdict};
-use crate::scarce::{self, Spread};
+use crate::rules::{Certainty, Kept, Phase, Reason, Rules, Verdict};
 use crate::screen;
+use crate::site::{Moment, Site, SiteFinding, State, told_window};
 use crate::trend::{Amount, Trend};
 
 /// Follows one run of calls.
@@ -19,26 +20,8 @@ pub struct Judge {
     sites_since: Option<u32>,
     /// Resident memory that no block explains, once there is a suspicion.
     resident: Option<Resident>,
-    /// What was alive of each site and of its peers at the look before, and at which call that was.
-    earlier: (u32, HashMap<usize, (Amount, Amount)>),
-}
-
-/// What is alive from one place in the code.
-#[derive(Clone, Debug)]
-pub struct Site {
-    /// The same number for the same place at every look.
-    pub id: usize,
-    /// Whether it is one place; otherwise it gathers the blocks born before sites were told apart.
-    pub told: bool,
-    /// The live blocks.
-    pub births: Births,
-    /// Those of them to which nothing points; empty when nobody looked.
-    pub lost: Births,
-    /// All live blocks of the sizes that occur here, wherever they were allocated.
-    pub peers: Amount,
-    /// These are no blocks but things that a process can have only so many of, such as descriptors; they
-    /// are judged by the `scarce` rule, and count one block of 0 bytes each.
-    pub scarce: bool,
+    /// The looks before, from the first on that may say "clean".
+    history: History,
 }
 
 /// What to do after a look.
@@ -66,45 +49,11 @@ pub struct Outcome {
     pub period: u32,
 }
 
-/// What one site does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SiteFinding {
-    /// [`Site::id`].
-    pub site: usize,
-    /// How sure it is.
-    pub certainty: Certainty,
-    /// How much.
-    pub rate: Rate,
-    /// The births that it was taken from: from the first, up to but not including the second.
-    pub births: (u32, u32),
-}
-
 /// The site of memory that becomes resident though nobody allocates it.
 pub const RESIDENT: usize = usize::MAX;
 
-enum State {
-    Quiet,
-    Open(SiteFinding),
-    Falling,
-    Found(SiteFinding),
-}
-
-/// How a site has changed between two looks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Growth {
-    /// It has not grown.
-    None,
-    /// It has grown, or it is not known.
-    Some,
-    /// It has grown by at least half of what was born there since and is alive.
-    AsBorn,
-}
-
 /// The fewest calls that say anything.
 const LEAST_CALLS: u32 = 16;
-/// Looks before the first that may say "clean": leaks at every call show by the second, at every tenth
-/// or fiftieth by the later ones.
-const EARLY_LOOKS: [u32; 5] = [16, 64, 160, 512, 1024];
 
 impl Judge {
     /// Nothing seen yet.
@@ -114,36 +63,18 @@ impl Judge {
             trend: Trend::default(),
             sites_since: None,
             resident: None,
-            earlier: (0, HashMap::new()),
+            history: History::default(),
         }
     }
 
-    /// Whether the totals are wanted after this call: four times in each of the first octaves, eight
-    /// times from call 512 and sixteen times from call 2,048 on, at uneven distances so that no periodic
-    /// function hides between them.
+    /// Whether the totals are wanted after this call, by [`Judge::checkpoint`].
     pub fn wants_checkpoint(call: u32) -> bool {
-        let octave = call.max(1).ilog2();
-        let slots = match octave {
-            0..=8 => 2,
-            9..=10 => 3,
-            _ => 4,
-        };
-        if octave < slots {
-            return true;
-        }
-        let (place, step) = (call - (1 << octave), 1u32 << (octave - slots));
-        let (slot, within) = (place / step, place % step);
-        // Golden-ratio steps through the slot.
-        within == ((u64::from(slot.wrapping_mul(2_654_435_769) >> 8) * u64::from(step)) >> 24) as u32
+        looks::wants_checkpoint(call)
     }
 
     /// The call after which [`Judge::look`] is to be called next.
     pub fn next_look(&self, calls: u32) -> u32 {
-        let early = EARLY_LOOKS.into_iter().filter(|look| *look < self.rules.clean_at());
-        let early = self.rules.screens().into_iter().flatten().chain(early);
-        let late = std::iter::successors(Some(self.rules.clean_at()), |look| look.checked_mul(2));
-        let next = early.chain(late).find(|look| *look > calls).unwrap_or(u32::MAX);
-        next.min(self.rules.max_calls)
+        looks::next(&self.rules, calls)
     }
 
     /// Notes the total after a call.
@@ -166,61 +97,44 @@ impl Judge {
 
     /// Whether it matters at this look which of the survivors are lost.
     pub fn wants_reachability(&self, calls: u32, sites: &[Site]) -> bool {
-        let Some((from, to)) = self.told_window(calls) else {
+        let Some((from, to)) = told_window(self.sites_since, calls) else {
             return false;
         };
         sites.iter().any(|site| !site.scarce && site.births.spread(from, to, 4))
     }
 
-    /// Judges after `calls` calls.
-    pub fn look(&mut self, calls: u32, sites: &[Site]) -> Next {
-        let last = calls >= self.rules.max_calls;
-        if self.rules.screens().is_some_and(|[_, second]| calls <= second)
-            && let Some(outcome) = self.screened(calls, sites)
-        {
-            return Next::Done(outcome);
-        }
-        let result = match self.decide(calls, sites) {
-            Some(outcome) => Next::Done(outcome),
-            None if last => Next::Done(self.exhausted(calls, sites)),
-            None => self.go_on(calls, sites),
+    /// Judges after `calls` calls, which took so long.
+    pub fn look(&mut self, calls: u32, took: Duration, sites: &[Site]) -> Next {
+        let moment = self.moment(calls, took, false);
+        let verdict = self.screened(calls, sites).or_else(|| self.decide(&moment, sites));
+        let next = if let Some(outcome) = verdict {
+            Next::Done(outcome)
+        } else if calls >= self.rules.max_calls {
+            Next::Done(self.exhausted(calls, took, sites))
+        } else {
+            self.go_on(calls, sites)
         };
         if calls >= self.rules.clean_at() {
-            self.earlier = (
-                calls,
-                sites
-                    .iter()
-                    .map(|site| (site.id, (site.births.total(), site.peers)))
-                    .collect(),
-            );
+            self.history.add(calls, sites);
         }
-        result
+        next
     }
 
-    fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let quiet = |scarce| {
-            let mut all = Births::default();
-            let sites = sites.iter().filter(|site| site.scarce == scarce);
-            sites.for_each(|site| all.join(&site.births));
-            screen::is_quiet(&all, calls)
-        };
-        (quiet(false) && quiet(true)).then(|| self.outcome(Verdict::Clean, Reason::NothingGrows, Vec::new(), 1))
-    }
-
-    /// The verdict when there can be no further call: time or memory ran out after `calls` calls.
-    pub fn exhausted(&self, calls: u32, sites: &[Site]) -> Outcome {
-        if let Some(outcome) = self.decide(calls, sites) {
+    /// The verdict when there can be no further call: time or memory ran out after `calls` calls, which took so long.
+    pub fn exhausted(&self, calls: u32, took: Duration, sites: &[Site]) -> Outcome {
+        if let Some(outcome) = self.decide(&self.moment(calls, took, false), sites) {
             return outcome;
         }
         if calls < LEAST_CALLS {
             return self.outcome(Verdict::Indeterminate, Reason::TooFewCalls, Vec::new(), 0);
         }
-        let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), false);
+        let moment = self.moment(calls, took, true);
+        let (mut findings, mut open, mut falling) = (Vec::new(), Vec::new(), Vec::new());
         for site in sites {
-            match self.state(site, calls, true) {
+            match moment.state(site) {
                 State::Found(found) => findings.push(found),
                 State::Open(found) => open.push(found),
-                State::Falling => falling = true,
+                State::Falling => falling.push(site.id),
                 State::Quiet => {}
             }
         }
@@ -233,6 +147,7 @@ impl Judge {
         }
         if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
             open = self.rising_sites(calls, sites);
+            open.retain(|found| !falling.contains(&found.site));
         }
         if !findings.is_empty() {
             return self.outcome(Verdict::Leak, Reason::Findings, findings, 0);
@@ -240,37 +155,47 @@ impl Judge {
         if !open.is_empty() {
             return self.outcome(Verdict::Indeterminate, Reason::StillGrowing, open, 0);
         }
-        if falling {
-            return self.outcome(Verdict::Bounded, stopped(calls, sites), Vec::new(), 0);
+        if !falling.is_empty() {
+            return self.outcome(Verdict::Bounded, Reason::Slows(kept(calls, sites)), Vec::new(), 0);
         }
         self.nothing_grows(calls, sites)
     }
 
+    /// The verdict of the first few calls, if there are to be such looks.
+    fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
+        let [_, second] = self.rules.screens()?;
+        let quiet = |scarce| {
+            let mut all = Births::default();
+            let sites = sites.iter().filter(|site| site.scarce == scarce);
+            sites.for_each(|site| all.join(&site.births));
+            screen::is_quiet(&all, calls)
+        };
+        let clean = calls <= second && quiet(false) && quiet(true);
+        clean.then(|| self.outcome(Verdict::Clean, Reason::NothingGrows, Vec::new(), 1))
+    }
+
     /// The verdict, if it already stands.
-    fn decide(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let states: Vec<State> = sites.iter().map(|site| self.state(site, calls, false)).collect();
-        let undecided = states
-            .iter()
-            .any(|state| matches!(state, State::Open(_) | State::Falling));
-        let mut findings: Vec<SiteFinding> = states
-            .into_iter()
-            .filter_map(|state| match state {
-                State::Found(found) => Some(found),
-                _ => None,
-            })
-            .collect();
+    fn decide(&self, moment: &Moment<'_>, sites: &[Site]) -> Option<Outcome> {
+        let calls = moment.calls;
+        let (mut findings, mut undecided) = (Vec::new(), false);
+        for site in sites {
+            match moment.state(site) {
+                State::Found(found) => findings.push(found),
+                State::Open(_) | State::Falling => undecided = true,
+                State::Quiet => {}
+            }
+        }
         // What runs out is told at once, even while memory is not decided.
         let is_scarce = |found: &SiteFinding| sites.iter().any(|site| site.id == found.site && site.scarce);
         if undecided && !findings.iter().any(is_scarce) {
             return None;
         }
-        let early = calls < self.rules.clean_at();
-        if !early && self.trend.keeps_rising(calls) && calls >= self.rules.confirm() {
+        if moment.phase == Phase::Confirming && self.trend.keeps_rising(calls) {
             let known: Vec<usize> = findings.iter().map(|found| found.site).collect();
             let rising = self.rising_sites(calls, sites);
             findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
         }
-        if findings.is_empty() && !early {
+        if findings.is_empty() && moment.phase > Phase::Early {
             match self.resident.as_ref().map(|resident| resident.growth(calls, false)) {
                 Some(resident::Growth::Steady(rate)) => findings.push(resident_finding(rate, calls)),
                 Some(resident::Growth::Unclear) => return None,
@@ -281,16 +206,12 @@ impl Judge {
             return Some(self.outcome(Verdict::Leak, Reason::Findings, findings, 0));
         }
         // A single step may have begun something; long after, it was one.
-        let late = calls > self.rules.confirm();
-        let rises = if late {
-            self.trend.still_rises(calls)
-        } else {
-            self.trend.rises(calls)
+        let rises = match calls > self.rules.settled() {
+            true => self.trend.still_rises(calls),
+            false => self.trend.rises(calls),
         };
-        if early || rises {
-            return None;
-        }
-        Some(self.nothing_grows(calls, sites))
+        let is_over = moment.phase > Phase::Early && !rises;
+        is_over.then(|| self.nothing_grows(calls, sites))
     }
 
     fn go_on(&mut self, calls: u32, sites: &[Site]) -> Next {
@@ -308,177 +229,41 @@ impl Judge {
         }
     }
 
-    fn state(&self, site: &Site, calls: u32, exhausted: bool) -> State {
-        if site.scarce {
-            return self.state_of_scarce(site, calls, exhausted);
+    fn moment(&self, calls: u32, took: Duration, last: bool) -> Moment<'_> {
+        Moment {
+            rules: &self.rules,
+            calls,
+            phase: self.rules.phase(calls, took),
+            last,
+            sites_since: self.sites_since,
+            history: &self.history,
         }
-        let confirm = match exhausted {
-            true => self.rules.confirm_when_exhausted(),
-            false => self.rules.confirm(),
-        };
-        // Blocks from before sites were told apart count only where there will be no others. Of those since, a few
-        // may have no known place, and must not be judged together with them.
-        let known_since = match site.told || !exhausted && self.told_window(calls).is_some() {
-            true => self.sites_since.unwrap_or(0),
-            false => 0,
-        };
-        let Some((from, to)) = self.window(known_since, calls) else {
-            return State::Quiet;
-        };
-        let found = |certainty| SiteFinding {
-            site: site.id,
-            certainty,
-            rate: site.births.rate(from, to),
-            births: (from, to),
-        };
-        if lost::is_proof(&site.lost, from, to) {
-            return State::Found(found(Certainty::Lost));
-        }
-        // Blocks from before sites were told apart say nothing about what still grows.
-        if !site.told && self.sites_since.is_some_and(|since| since <= calls / 2) {
-            return State::Quiet;
-        }
-        if calls < self.rules.clean_at() {
-            return match site.births.spread(from, to, 3) {
-                true => State::Open(found(Certainty::Growing)),
-                false => State::Quiet,
-            };
-        }
-        // Fewer than half of what a leak of the guaranteed period would have left there is no such leak.
-        let compared = (
-            from.max(calls / 8),
-            if known_since <= calls / 4 { calls / 2 } else { to },
-        );
-        let half_of_least = compared.1.saturating_sub(compared.0) / self.rules.period / 2;
-        if site.births.calls(compared.0, compared.1) <= half_of_least as usize {
-            return State::Quiet;
-        }
-        let growth = self.growth(site, calls);
-        if growth == Growth::None {
-            return State::Quiet;
-        }
-        match site.births.pace(calls) {
-            Pace::InStep if calls >= confirm && known_since <= calls / 8 && growth == Growth::AsBorn => {
-                State::Found(found(Certainty::Growing))
-            }
-            Pace::Falling if calls >= self.rules.confirm() => State::Falling,
-            _ => State::Open(found(Certainty::Growing)),
-        }
-    }
-
-    fn state_of_scarce(&self, site: &Site, calls: u32, exhausted: bool) -> State {
-        let known_since = if site.told { self.sites_since.unwrap_or(0) } else { 0 };
-        let Some((from, to)) = self.window(known_since, calls) else {
-            return State::Quiet;
-        };
-        let open = SiteFinding {
-            site: site.id,
-            certainty: Certainty::Growing,
-            rate: site.births.rate(from, to),
-            births: (from, to),
-        };
-        let sure = match exhausted {
-            true => calls.max(site.births.between(from, to).blocks as u32) >= scarce::CONFIRM_WHEN_EXHAUSTED,
-            false => calls >= scarce::CONFIRM.min(self.rules.clean_at()),
-        };
-        // Fewer than half of what a leak of the guaranteed period would have left there is no such leak.
-        let least = (to - from) / self.rules.period / 2;
-        if site.births.calls(from, to) <= least.max(1) as usize {
-            return State::Quiet;
-        }
-        match scarce::spread(&site.births, from, to) {
-            Spread::Even if sure => State::Found(open),
-            Spread::Ending if sure => State::Quiet,
-            _ => State::Open(open),
-        }
-    }
-
-    /// Whether the site as a whole has grown since the look before, and with it the number of all blocks of
-    /// its sizes. Its births alone do not tell: a free list hands a block on from owner to owner and
-    /// from place to place, and the block keeps its birth.
-    fn growth(&self, site: &Site, calls: u32) -> Growth {
-        let (earlier_call, earlier) = &self.earlier;
-        let Some((before, peers)) = earlier
-            .get(&site.id)
-            .filter(|_| *earlier_call > 0 && *earlier_call < calls)
-        else {
-            return Growth::Some;
-        };
-        let now = site.births.total();
-        let born = site.births.between(*earlier_call + 1, calls + 1).blocks;
-        let grown = now
-            .blocks
-            .saturating_sub(before.blocks)
-            .min(site.peers.blocks.saturating_sub(peers.blocks));
-        if grown == 0
-            && now
-                .bytes
-                .saturating_sub(before.bytes)
-                .min(site.peers.bytes.saturating_sub(peers.bytes))
-                == 0
-        {
-            Growth::None
-        } else if grown * 2 >= born {
-            Growth::AsBorn
-        } else {
-            Growth::Some
-        }
-    }
-
-    fn told_window(&self, calls: u32) -> Option<(u32, u32)> {
-        self.window(self.sites_since?, calls)
-    }
-
-    /// The births that count at a look: not the first ones after a change of mode, which pay for
-    /// interned code and first-time buffers, and not the newest eighth, which may simply be in use.
-    fn window(&self, since: u32, calls: u32) -> Option<(u32, u32)> {
-        const SETTLING: u32 = 8;
-        let from = (since + SETTLING).max(calls / 8);
-        let to = calls - (calls / 8).clamp(1, SETTLING.max(calls / 8));
-        (from < to).then_some((from, to))
     }
 
     /// Sites that hold more bytes than at the look before, or than nothing if this is the first: they carry the trend.
     fn rising_sites(&self, calls: u32, sites: &[Site]) -> Vec<SiteFinding> {
         const SHARE_PERCENT: u64 = 5;
-        let (earlier_call, earlier) = &self.earlier;
-        if *earlier_call >= calls {
-            return Vec::new();
-        }
-        let rise = |site: &Site| {
-            let (before, _) = earlier.get(&site.id).copied().unwrap_or_default();
-            site.births.total().bytes.saturating_sub(before.bytes)
-        };
+        let since = self.history.calls_before(calls);
+        let rise = |site: &Site| self.history.rise(site, calls);
         let all: u64 = sites.iter().map(rise).sum();
-        let births = (*earlier_call, calls);
-        let calls = f64::from(calls - earlier_call);
-        sites
-            .iter()
-            .filter(|site| rise(site) > 0 && rise(site) * 100 >= all * SHARE_PERCENT)
-            .map(|site| {
-                let rate = Rate {
-                    blocks: 0.0,
-                    bytes: rise(site) as f64 / calls,
-                    every: None,
-                };
-                SiteFinding {
-                    site: site.id,
-                    certainty: Certainty::Growing,
-                    rate,
-                    births,
-                }
-            })
-            .collect()
+        let carries = |rise: u64| rise > 0 && rise * 100 >= all * SHARE_PERCENT;
+        let rising = sites.iter().map(|site| (site.id, rise(site)));
+        let finding = |(site, rise)| {
+            let bytes = rise as f64 / f64::from(calls - since);
+            in_bytes(site, bytes, (since, calls))
+        };
+        rising.filter(|(_, rise)| carries(*rise)).map(finding).collect()
     }
 
     fn nothing_grows(&self, calls: u32, sites: &[Site]) -> Outcome {
         // What the first octaves kept belongs to the warm-up.
         const WARM_UP: u32 = 64;
         let late = sites.iter().any(|site| site.births.calls(WARM_UP, calls / 2) > 0);
-        let (verdict, reason) = if late {
-            (Verdict::Bounded, stopped(calls, sites))
-        } else {
-            (Verdict::Clean, Reason::NothingGrows)
+        let needed = self.rules.clean_at();
+        let (verdict, reason) = match late {
+            _ if calls < needed => (Verdict::Indeterminate, Reason::StoppedEarly { needed }),
+            true => (Verdict::Bounded, Reason::Stopped(kept(calls, sites))),
+            false => (Verdict::Clean, Reason::NothingGrows),
         };
         self.outcome(verdict, reason, Vec::new(), (calls / 4).min(self.rules.period))
     }
@@ -495,27 +280,32 @@ impl Judge {
 }
 
 fn resident_finding(bytes: f64, calls: u32) -> SiteFinding {
+    in_bytes(RESIDENT, bytes, (calls / 4, calls))
+}
+
+/// Growth that shows in bytes only.
+fn in_bytes(site: usize, bytes: f64, births: (u32, u32)) -> SiteFinding {
     SiteFinding {
-        site: RESIDENT,
+        site,
         certainty: Certainty::Growing,
         rate: Rate {
             blocks: 0.0,
             bytes,
             every: None,
         },
-        births: (calls / 4, calls),
+        births,
     }
 }
 
 /// What stayed, less the youngest, which may be in use.
-fn stopped(calls: u32, sites: &[Site]) -> Reason {
+fn kept(calls: u32, sites: &[Site]) -> Kept {
     let (mut blocks, mut scarce) = (Births::default(), Births::default());
     for site in sites {
         let old = if site.scarce { &mut scarce } else { &mut blocks };
         old.join_until(&site.births, calls / 2);
     }
     let total = blocks.total();
-    Reason::Stopped {
+    Kept {
         blocks: total.blocks,
         bytes: total.bytes,
         scarce: scarce.total().blocks,

@@ -18,23 +18,30 @@
 //!   they are judged early.
 //! * `resident` – *does memory become resident though nobody allocates it?*
 //!
-//! Guarantees, with C = [`Rules::confirm`] calls: what stops growing before call C/8 and repeats with
-//! a period below C/8 is never called growing; a leak with a fixed period up to [`Rules::period`]
-//! calls is never called clean.
+//! Whoever measures also hands over how long the calls took; it decides only after how many calls growth is
+//! called a leak.
+//!
+//! Guarantees, with C = [`Rules::confirm`] calls, or [`Rules::confirm_slow`] where calls are slow: what stops growing
+//! before call 0.9 C and repeats with a period below C/8 is never called growing; a leak with a fixed period up to
+//! [`Rules::period`] calls is never called clean.
 #![forbid(unsafe_code)]
 
 mod births;
+mod history;
 mod judge;
+mod looks;
 mod lost;
 pub mod references;
 mod resident;
 mod rules;
 mod scarce;
 mod screen;
+mod site;
 mod trend;
 
 pub use births::{Births, Rate};
-pub use judge::{Judge, Next, Outcome, RESIDENT, Site, SiteFinding};
+pub use judge::{Judge, Next, Outcome, RESIDENT};
 pub use lost::is_proof;
-pub use rules::{Certainty, Reason, Rules, Verdict};
+pub use rules::{Certainty, Kept, Reason, Rules, Verdict};
+pub use site::{Site, SiteFinding};
 pub use trend::Amount;

@@ -1,5 +1,7 @@
 //! The numbers that the decision depends on, and the words that it ends in.
 
+use std::time::Duration;
+
 /// How deep to look. All numbers are calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -7,49 +9,90 @@ pub struct Rules {
     pub period: u32,
     /// Never more calls than this.
     pub max_calls: u32,
-    /// Reachable growth is called a leak from here on, or after 32 periods if that is later. At the default
-    /// of 16,384 calls, no cache that is full after 2,048 calls can be mistaken for one.
+    /// Growth of what is held is called a leak from here on, or after 32 periods if that is later. No cache
+    /// that is full by then can be mistaken for one.
     pub confirm: u32,
+    /// From here on already, where the calls up to `confirm` would take more than five seconds.
+    pub confirm_slow: u32,
     /// A first look after so few calls, at least 4: unless every one of them, but for the first and the last,
     /// has left something, they are clean, with a period of 1. If they are not, there is a second such look after
     /// twice as many. `None` = no such looks.
     pub screen: Option<u32>,
 }
 
-impl Rules {
-    /// The first look that may end in "clean": four periods, so that the births that are compared there
-    /// (from an eighth to a half of the calls) span more than one.
-    pub fn clean_at(&self) -> u32 {
-        self.period.saturating_mul(4).max(16)
-    }
-
-    /// Reachable growth is called a leak from here on.
-    pub fn confirm(&self) -> u32 {
-        self.period.saturating_mul(32).max(self.confirm)
-    }
+/// What so many calls suffice for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Only what is lost convicts, and nothing acquits.
+    Early,
+    /// From [`Rules::clean_at`] on: what leaves nothing is clean.
+    Clearing,
+    /// From [`Rules::confirm`] on: what is held and grows in step is a leak.
+    Confirming,
 }
 
+/// Calls that a clean verdict takes for each one of the period: the births that are compared then (from an eighth to
+/// a half of the calls) span more than one period.
+const CALLS_PER_PERIOD: u32 = 4;
+
 impl Rules {
+    /// The period and the limit on calls that were asked for. Without a period a limit decides how deep to look,
+    /// without a limit there are calls enough for the period.
+    pub fn of(period: Option<u32>, max_calls: Option<u32>) -> Rules {
+        let rules = Rules::default();
+        let limit = max_calls.unwrap_or(u32::MAX).max(1);
+        let period = period.unwrap_or(rules.period.min(limit / CALLS_PER_PERIOD)).max(1);
+        Rules {
+            period,
+            max_calls: max_calls.map_or(rules.max_calls.max(period.saturating_mul(128)), |_| limit),
+            ..rules
+        }
+    }
+
+    /// The first look that may end in "clean".
+    pub fn clean_at(&self) -> u32 {
+        self.period.saturating_mul(CALLS_PER_PERIOD).max(16)
+    }
+
+    /// What `calls` calls suffice for, which took so long.
+    pub(crate) fn phase(&self, calls: u32, took: Duration) -> Phase {
+        match calls {
+            _ if calls < self.clean_at() => Phase::Early,
+            _ if calls < self.confirm_after(calls, took) => Phase::Clearing,
+            _ => Phase::Confirming,
+        }
+    }
+
+    /// From here on growth that goes ever more slowly, and a single step long ago, are known for what they are.
+    pub(crate) fn settled(&self) -> u32 {
+        self.period.saturating_mul(32).max(self.confirm_slow)
+    }
+
     /// The looks of the screening. The second costs few calls, and saves those with stacks for what happens to be
     /// alive from each of the first calls, such as tables that grow and buffers that are kept for later.
     pub(crate) fn screens(&self) -> Option<[u32; 2]> {
         self.screen.map(|first| [first, first.saturating_mul(2)])
     }
 
-    /// When time or memory ran out, growth in step is called a leak from here on: half as many calls, and
-    /// so no cache that is full after 1,024 calls can be mistaken for one.
-    pub(crate) fn confirm_when_exhausted(&self) -> u32 {
-        self.confirm() / 2
+    fn confirm_after(&self, calls: u32, took: Duration) -> u32 {
+        const PATIENCE: Duration = Duration::from_secs(5);
+        let sure = self.period.saturating_mul(32).max(self.confirm);
+        let more = took.as_secs_f64() / f64::from(calls.max(1)) * f64::from(sure.saturating_sub(self.settled()));
+        match more > PATIENCE.as_secs_f64() {
+            true => self.settled(),
+            false => sure,
+        }
     }
 }
 
 impl Default for Rules {
-    /// Period 512, at most 65,536 calls.
+    /// Period 512, at most 65,536 calls, and growth is called a leak after all of them, or after a quarter.
     fn default() -> Self {
         Rules {
             period: 512,
             max_calls: 65_536,
-            confirm: 16_384,
+            confirm: 65_536,
+            confirm_slow: 16_384,
             screen: None,
         }
     }
@@ -84,20 +127,30 @@ pub enum Reason {
     NothingGrows,
     /// The findings say it.
     Findings,
-    /// Of the first half of the calls so much is left, the last from this call, and it
-    /// has not grown since.
-    Stopped {
-        /// Blocks that stayed.
-        blocks: u64,
-        /// Their bytes.
-        bytes: u64,
-        /// Descriptors, threads and the like that stayed.
-        scarce: u64,
-        /// The call that the youngest of them is from.
-        last_call: u32,
-    },
+    /// So much has stayed, and it has not grown since.
+    Stopped(Kept),
+    /// So much has stayed, and ever less is added.
+    Slows(Kept),
     /// Still growing when calls, time or memory ran out, and something holds the blocks.
     StillGrowing,
+    /// Nothing stayed behind, but calls, time or memory ran out before there were as many calls as the period needs.
+    StoppedEarly {
+        /// So many calls it needs.
+        needed: u32,
+    },
     /// So few calls say nothing.
     TooFewCalls,
+}
+
+/// What is left of the first half of the calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Blocks that stayed.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Descriptors, threads and the like that stayed.
+    pub scarce: u64,
+    /// The call that the youngest of them is from.
+    pub last_call: u32,
 }

@@ -1,7 +1,9 @@
 //! The judge against the series that real programs make: leaks of every rhythm must be found, caches and
 //! noise of every kind must not be called leaks. Each is played to the judge as the engine does it.
 
-use leaktight_verdict::{Amount, Births, Certainty, Judge, Next, Outcome, Rules, Site, Verdict};
+use std::time::Duration;
+
+use leaktight_verdict::{Amount, Births, Certainty, Judge, Next, Outcome, Reason, Rules, Site, Verdict};
 use proptest::prelude::*;
 
 /// The live blocks of a simulated program.
@@ -61,7 +63,11 @@ impl Program {
     }
 }
 
-fn judge(rules: Rules, seed: u64, mut call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
+fn judge(rules: Rules, seed: u64, call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
+    judge_timed(rules, Duration::from_micros(10), seed, call)
+}
+
+fn judge_timed(rules: Rules, each: Duration, seed: u64, mut call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
     let mut program = Program {
         random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         ..Program::default()
@@ -89,7 +95,7 @@ fn judge(rules: Rules, seed: u64, mut call: impl FnMut(u32, &mut Program)) -> (O
         if !judge.wants_reachability(calls, &sites) {
             sites.iter_mut().for_each(|site| site.lost = Births::default());
         }
-        match judge.look(calls, &sites) {
+        match judge.look(calls, each * calls, &sites) {
             Next::Done(outcome) => return (outcome, calls),
             Next::Continue { tell_sites: true } => told_since = told_since.or(Some(calls)),
             Next::Continue { tell_sites: false } => {}
@@ -250,6 +256,99 @@ fn caches_are_bounded_however_large() {
     });
 }
 
+/// A call of two tenths of a millisecond, after which growth is judged at 16,384 calls.
+const SLOW: Duration = Duration::from_micros(200);
+
+fn verdict_when_slow(seed: u64, call: impl FnMut(u32, &mut Program)) -> (Verdict, u32) {
+    let (outcome, calls) = judge_timed(Rules::default(), SLOW, seed, call);
+    (outcome.verdict, calls)
+}
+
+#[test]
+fn a_cache_that_is_full_by_then_is_never_called_a_leak() {
+    let cache = |entries: usize, every: u32| {
+        move |call: u32, program: &mut Program| {
+            if program.count(0) < entries && call.is_multiple_of(every) {
+                program.keep(call, 0, 48);
+            }
+        }
+    };
+    for (entries, every) in [(4096, 1), (10_000, 1), (15_000, 1), (1000, 10)] {
+        let (verdict, calls) = verdict_when_slow(1, cache(entries, every));
+        assert_eq!((verdict, calls), (Verdict::Bounded, 32_768), "{entries}");
+    }
+    let (outcome, _) = judge(Rules::default(), 1, cache(20_000, 1));
+    assert_eq!(outcome.verdict, Verdict::Bounded, "{outcome:?}");
+    let (outcome, _) = judge(Rules::default(), 1, cache(40_000, 1));
+    assert_ne!(outcome.verdict, Verdict::Leak, "{outcome:?}");
+    // One that is full only afterwards looks the same as a leak.
+    assert_eq!(verdict_when_slow(1, cache(17_000, 1)), (Verdict::Leak, 16_384));
+}
+
+/// Each call puts an entry into a slot at random, in place of the one that is there.
+fn table(slots: u64) -> impl FnMut(u32, &mut Program) {
+    let mut at: Vec<Option<usize>> = vec![None; slots as usize];
+    move |call, program| {
+        let slot = program.random(slots) as usize;
+        match at[slot] {
+            Some(place) => program.blocks[place].birth = call,
+            None => {
+                at[slot] = Some(program.blocks.len());
+                program.keep(call, 0, 62);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_table_of_random_slots_slows_down_long_before_it_is_full() {
+    for seed in 1..=5 {
+        for slots in [1000, 16_384, 65_536] {
+            let (verdict, _) = verdict_when_slow(seed, table(slots));
+            assert_ne!(verdict, Verdict::Leak, "{slots} slots");
+            let (outcome, _) = judge(Rules::default(), seed, table(slots));
+            assert_ne!(outcome.verdict, Verdict::Leak, "{slots} slots: {outcome:?}");
+        }
+    }
+    let (outcome, _) = judge(Rules::default(), 1, table(16_384));
+    assert!(matches!(outcome.reason, Reason::Slows(_)), "{outcome:?}");
+    // Nobody can tell from 16,384 calls whether a table of a hundred times as many slots will be full.
+    assert_eq!(verdict_when_slow(1, table(1_638_400)), (Verdict::Leak, 16_384));
+}
+
+#[test]
+fn growth_at_random_does_not_slow_down() {
+    for seed in 1..=20 {
+        for one_in in [2, 7, 50] {
+            let (verdict, _) = verdict_when_slow(seed, |call, program| {
+                if program.random(one_in) == 0 {
+                    program.keep(call, 0, 48);
+                }
+            });
+            assert_eq!(verdict, Verdict::Leak, "one in {one_in}, seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_leak_among_entries_of_the_same_place_is_found() {
+    // Each call leaves a block, and puts another one into an LRU of 200.
+    let mut young = std::collections::VecDeque::new();
+    let (verdict, _) = verdict_when_slow(1, |call, program| {
+        program.keep(call, 0, 48);
+        young.push_back(program.blocks.len());
+        program.keep(call, 0, 48);
+        if young.len() > 200 {
+            // The oldest entry's block is taken for the new one.
+            let oldest = young.pop_front().unwrap();
+            let newest = program.blocks.pop().unwrap();
+            program.blocks[oldest] = newest;
+            *young.back_mut().unwrap() = oldest;
+        }
+    });
+    assert_eq!(verdict, Verdict::Leak);
+}
+
 #[test]
 fn rings_sawteeth_warm_up_and_late_buffers_are_no_leaks() {
     for size in [64, 200, 500] {
@@ -280,18 +379,102 @@ fn rings_sawteeth_warm_up_and_late_buffers_are_no_leaks() {
     }
 }
 
-#[test]
-fn few_calls_say_nothing_and_a_budget_says_how_deep() {
-    let shallow = |max_calls| Rules {
-        max_calls,
-        ..Rules::default()
+/// Judged as if after so many calls time had run out.
+fn exhausted_after(calls: u32, rules: Rules, call: impl FnMut(u32, &mut Program)) -> Outcome {
+    let rules = Rules {
+        max_calls: calls,
+        ..rules
     };
-    let (outcome, _) = judge(shallow(8), 1, |_, _| {});
-    assert_eq!(outcome.verdict, Verdict::Indeterminate);
-    let (outcome, _) = judge(shallow(100), 1, |_, _| {});
-    assert_eq!((outcome.verdict, outcome.period), (Verdict::Clean, 25));
-    let (outcome, _) = judge(shallow(4096), 1, |call, program| program.keep(call, 0, 48));
-    assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Indeterminate, 1));
+    judge(rules, 1, call).0
+}
+
+#[test]
+fn few_calls_say_nothing() {
+    let outcome = exhausted_after(15, Rules::default(), |_, _| {});
+    assert_eq!(
+        (outcome.verdict, outcome.reason, outcome.period),
+        (Verdict::Indeterminate, Reason::TooFewCalls, 0)
+    );
+    let outcome = exhausted_after(16, Rules::default(), |_, _| {});
+    assert_ne!(outcome.reason, Reason::TooFewCalls);
+}
+
+#[test]
+fn fewer_calls_than_the_period_needs_are_never_clean() {
+    // Also where one call in 30 leaks, a cache has filled up, or a descriptor stayed.
+    let calls: [fn(u32, &mut Program); 4] = [
+        |_, _| {},
+        |call, program| {
+            if call.is_multiple_of(30) {
+                program.lose(call, 0, 64);
+            }
+        },
+        |call, program| {
+            if (65..=80).contains(&call) {
+                program.keep(call, 0, 64);
+            }
+        },
+        |call, program| {
+            program.scarce = true;
+            if call == 70 {
+                program.keep(call, 0, 0);
+            }
+        },
+    ];
+    for call in calls {
+        let outcome = exhausted_after(97, Rules::default(), call);
+        assert_eq!(outcome.verdict, Verdict::Indeterminate, "{outcome:?}");
+        let outcome = exhausted_after(2047, Rules::default(), call);
+        assert_ne!(outcome.verdict, Verdict::Clean, "{outcome:?}");
+        assert_ne!(outcome.verdict, Verdict::Bounded, "{outcome:?}");
+    }
+    let outcome = exhausted_after(97, Rules::default(), |_, _| {});
+    let reason = Reason::StoppedEarly { needed: 2048 };
+    assert_eq!((outcome.reason, outcome.period), (reason, 24));
+    let outcome = exhausted_after(2048, Rules::default(), |_, _| {});
+    assert_eq!((outcome.verdict, outcome.period), (Verdict::Clean, 512));
+}
+
+#[test]
+fn what_was_asked_for_decides_how_deep_to_look() {
+    let depth = |period, max_calls| {
+        let rules = Rules::of(period, max_calls);
+        (rules.period, rules.max_calls, rules.clean_at())
+    };
+    assert_eq!(depth(None, None), (512, 65_536, 2048));
+    assert_eq!(depth(None, Some(100)), (25, 100, 100));
+    assert_eq!(depth(None, Some(9000)), (512, 9000, 2048));
+    assert_eq!(depth(None, Some(1)), (1, 1, 16));
+    assert_eq!(depth(Some(8), None), (8, 65_536, 32));
+    assert_eq!(depth(Some(1000), None), (1000, 128_000, 4000));
+    assert_eq!(depth(Some(512), Some(100)), (512, 100, 2048));
+    assert_eq!(depth(Some(0), Some(0)), (1, 1, 16));
+    for (rules, verdict, period) in [
+        (Rules::of(None, Some(100)), Verdict::Clean, 25),
+        (Rules::of(Some(8), Some(100)), Verdict::Clean, 8),
+        (Rules::of(Some(512), Some(100)), Verdict::Indeterminate, 25),
+    ] {
+        let (outcome, _) = judge(rules, 1, |_, _| {});
+        assert_eq!((outcome.verdict, outcome.period), (verdict, period), "{rules:?}");
+    }
+    // A leak as rare as that is found.
+    let (outcome, _) = judge(Rules::of(None, Some(100)), 1, |call, program| {
+        if call.is_multiple_of(10) {
+            program.keep(call, 0, 64);
+        }
+    });
+    assert_eq!(outcome.verdict, Verdict::Indeterminate, "{outcome:?}");
+}
+
+#[test]
+fn growth_that_the_calls_did_not_settle_is_not_decided() {
+    let outcome = exhausted_after(4096, Rules::default(), |call, program| program.keep(call, 0, 48));
+    assert_eq!(
+        (outcome.verdict, &outcome.reason),
+        (Verdict::Indeterminate, &Reason::StillGrowing)
+    );
+    assert_eq!(outcome.findings.len(), 1, "{outcome:?}");
+    assert_eq!(outcome.findings[0].rate.every, Some(1));
     // A list that grows by a pointer at each call, and one that is filled once.
     let list = |until: u32| {
         move |call: u32, program: &mut Program| {
@@ -299,10 +482,26 @@ fn few_calls_say_nothing_and_a_budget_says_how_deep() {
             program.keep(call, 0, u64::from(call.min(until)).next_multiple_of(8) * 9);
         }
     };
-    let (outcome, _) = judge(shallow(256), 1, list(u32::MAX));
+    let outcome = exhausted_after(256, Rules::default(), list(u32::MAX));
     assert_eq!((outcome.verdict, outcome.findings.len()), (Verdict::Indeterminate, 1));
-    let (outcome, _) = judge(shallow(256), 1, list(30));
-    assert_ne!(outcome.verdict, Verdict::Indeterminate, "{outcome:?}");
+    let outcome = exhausted_after(256, Rules::default(), list(30));
+    assert!(outcome.findings.is_empty(), "{outcome:?}");
+}
+
+#[test]
+fn growth_of_what_is_held_is_called_a_leak_late_or_where_calls_are_slow() {
+    let hoard = |call, program: &mut Program| program.keep(call, 0, 48);
+    let after = |micros, max_calls| {
+        let rules = Rules::of(None, Some(max_calls));
+        let (outcome, calls) = judge_timed(rules, Duration::from_micros(micros), 1, hoard);
+        (outcome.verdict, calls)
+    };
+    // Another 49,152 calls take 4.9 seconds, or 5.02.
+    assert_eq!(after(100, 65_536), (Verdict::Leak, 65_536));
+    assert_eq!(after(102, 65_536), (Verdict::Leak, 16_384));
+    assert_eq!(after(102, 16_383), (Verdict::Indeterminate, 16_383));
+    assert_eq!(after(100, 65_535), (Verdict::Indeterminate, 65_535));
+    assert_eq!(after(102, 20_000), (Verdict::Leak, 16_384));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! What exists, asked of the system (`/proc`, see proc(5)).
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::fs;
 
 use leaktight_hooks::{self as hooks, Mark};
@@ -51,25 +50,6 @@ pub(super) fn children() -> Vec<i32> {
     let of = |thread: i32| fs::read_to_string(format!("/proc/self/task/{thread}/children")).unwrap_or_default();
     let parse = |list: String| -> Vec<i32> { list.split_whitespace().filter_map(|word| word.parse().ok()).collect() };
     numbers("/proc/self/task").into_iter().map(of).flat_map(parse).collect()
-}
-
-/// The files and folders that calls made and that are still there.
-pub(super) fn files() -> BTreeMap<Thing, Option<Mark>> {
-    let mut files = BTreeMap::new();
-    hooks::retain_created_files(|serial, path, mark| {
-        let exists = exists(path);
-        if exists {
-            files.insert(Thing::File(serial), Some(mark));
-        }
-        exists
-    });
-    files
-}
-
-fn exists(path: &[u8]) -> bool {
-    let mut found = std::mem::MaybeUninit::<libc::stat>::uninit();
-    // SAFETY: a string that ends in NUL, and a record to be filled in.
-    CString::new(path).is_ok_and(|path| unsafe { libc::lstat(path.as_ptr(), found.as_mut_ptr()) } == 0)
 }
 
 /// Asks for a child in any state, without waiting for it or taking its status away (waitid(2)).

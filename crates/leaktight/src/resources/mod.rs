@@ -1,15 +1,21 @@
-//! What calls leave behind beside memory: descriptors, threads, child processes, temporary files.
+//! What calls leave behind beside memory: descriptors, threads, child processes, temporary files, shared memory and
+//! the like.
 //!
 //! Which of them exist is asked of the system between calls; the hooks only add which call made each,
 //! and where. What was there before the first judged call counts as nobody's.
 
+mod folders;
 mod list;
 mod name;
+mod names;
 mod signals;
+mod system_v;
+mod unseen;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
-use leaktight_hooks::{self as hooks, Mark};
+use leaktight_hooks::{self as hooks, Made, Mark};
 use leaktight_report::{Finding, Kind, Severity, sentence};
 use leaktight_verdict::{Amount, Births, Certainty, Site, SiteFinding};
 
@@ -18,7 +24,10 @@ use crate::origin::Origins;
 use crate::sites::{LAST_CALL, Sites};
 use crate::subject::Subject;
 pub(crate) use list::descriptors;
+use names::Names;
 use signals::Handlers;
+use system_v::Object;
+use unseen::Stance;
 
 /// One thing, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +38,12 @@ pub(crate) enum Thing {
     Thread(i32),
     /// Its process number.
     Child(i32),
-    /// The place of its mark among those of all files.
-    File(u64),
+    /// A name in a folder for temporary files: its place among all names.
+    File(u32),
+    /// A name of shared memory, of a semaphore or of a message queue: its place among all names.
+    Shared(u32),
+    /// The same without a name.
+    SystemV(Object),
     /// The place in the runtime's list of objects that cannot be collected.
     Garbage(u64),
 }
@@ -42,6 +55,7 @@ impl Thing {
             Thing::Thread(_) => Kind::Thread,
             Thing::Child(_) => Kind::Child,
             Thing::File(_) => Kind::File,
+            Thing::Shared(_) | Thing::SystemV(_) => Kind::Ipc,
             Thing::Garbage(_) => Kind::Garbage,
         }
     }
@@ -56,8 +70,23 @@ pub(crate) struct Resources {
     known: BTreeMap<Thing, Mark>,
     /// Those from before the first judged call.
     from_before: BTreeMap<Thing, Mark>,
+    /// Those of the known that nobody saw being made, and that another program may have made.
+    unseen: BTreeSet<Thing>,
+    /// Whose they are, by kind.
+    stances: Vec<(Kind, Stance)>,
+    names: Names,
+    /// Who made them, as far as it was seen.
+    child_marks: HashMap<i32, Mark>,
+    object_marks: HashMap<Object, Mark>,
+    /// Those there are, and whether the system says that this process made them.
+    objects: BTreeMap<Object, bool>,
+    /// The last call that is not judged.
+    first: u32,
     /// The call after which was looked last.
     looked_at: u32,
+    /// When the first judged call began, and how long nothing was called since.
+    started: Instant,
+    idle: Duration,
     /// How many descriptors were open then.
     descriptors: usize,
     handlers: Option<Handlers>,
@@ -71,7 +100,16 @@ impl Resources {
             own_only,
             known: BTreeMap::new(),
             from_before: BTreeMap::new(),
+            unseen: BTreeSet::new(),
+            stances: Vec::new(),
+            names: Names::default(),
+            child_marks: HashMap::new(),
+            object_marks: HashMap::new(),
+            objects: BTreeMap::new(),
+            first: 0,
             looked_at: 0,
+            started: Instant::now(),
+            idle: Duration::ZERO,
             descriptors: 0,
             handlers: checks.signals.then(Handlers::now),
         }
@@ -79,12 +117,20 @@ impl Resources {
 
     /// What exists now, after the warm-up, is nobody's.
     pub(crate) fn begin(&mut self, call: u32, subject: &mut impl Subject) {
+        // Beside calls of others nothing is told of names that nobody saw being made.
+        if self.checks.files && !self.own_only {
+            self.names.compare_folders();
+        }
         self.look(call, subject);
         self.from_before = std::mem::take(&mut self.known);
+        self.unseen.clear();
+        self.first = call;
+        self.started = Instant::now();
     }
 
-    /// Looks what exists after this call.
-    pub(crate) fn look(&mut self, call: u32, subject: &mut impl Subject) {
+    /// What there is now, and whose it is, as far as it was seen.
+    fn now(&mut self, call: u32, subject: &mut impl Subject) -> BTreeMap<Thing, Option<Mark>> {
+        self.take_marks();
         let mut now: BTreeMap<Thing, Option<Mark>> = BTreeMap::new();
         if self.checks.fds {
             let open = list::descriptors();
@@ -98,14 +144,43 @@ impl Resources {
             now.extend(list::threads());
         }
         if self.checks.children {
-            now.extend(list::children().into_iter().map(|number| (Thing::Child(number), None)));
+            let children = list::children();
+            self.child_marks.retain(|number, _| children.contains(number));
+            let mark = |number| (Thing::Child(number), self.child_marks.get(&number).copied());
+            now.extend(children.into_iter().map(mark));
         }
         if self.checks.files {
-            now.extend(list::files());
+            now.extend(self.names.now(call));
+            let objects = system_v::objects();
+            self.object_marks.retain(|object, _| objects.contains_key(object));
+            let mark = |object| (Thing::SystemV(object), self.object_marks.get(&object).copied());
+            now.extend(objects.keys().copied().map(mark));
+            self.objects = objects;
         }
         if self.checks.garbage {
             now.extend((0..subject.uncollectable() as u64).map(|at| (Thing::Garbage(at), None)));
         }
+        now
+    }
+
+    fn take_marks(&mut self) {
+        hooks::take_made(|made, path, mark| match made {
+            Made::Name => self.names.made(path, mark),
+            Made::Child(number) => {
+                self.child_marks.insert(number, mark);
+            }
+            made => {
+                // Who asks for an object by its key finds what another call has made.
+                if let Some(object) = Object::of(made) {
+                    self.object_marks.entry(object).or_insert(mark);
+                }
+            }
+        });
+    }
+
+    /// Looks what exists after this call.
+    pub(crate) fn look(&mut self, call: u32, subject: &mut impl Subject) {
+        let now = self.now(call, subject);
         let since = self.looked_at;
         // A number that was given out again since is another thing.
         let is_same = |thing: &Thing, then: &mut Mark| match now.get(thing) {
@@ -124,16 +199,26 @@ impl Resources {
             .into_iter()
             .filter(|(thing, _)| !self.known.contains_key(thing) && !self.from_before.contains_key(thing))
             .collect();
+        self.unseen.retain(|thing| self.known.contains_key(thing));
         let is_recent = |mark: &Mark| (since + 1..=call).contains(&mark.birth);
-        for kind in [Kind::Fd, Kind::Thread, Kind::Child, Kind::File, Kind::Garbage] {
+        for kind in [
+            Kind::Fd,
+            Kind::Thread,
+            Kind::Child,
+            Kind::File,
+            Kind::Ipc,
+            Kind::Garbage,
+        ] {
+            // Marks of the others are not left over from an earlier thing.
+            let may_be_old = matches!(kind, Kind::Fd | Kind::Thread);
             let (seen, unseen): (Vec<_>, Vec<_>) = new
                 .iter()
                 .copied()
                 .filter(|(thing, _)| thing.kind() == kind)
-                .partition(|(_, mark)| mark.as_ref().is_some_and(is_recent));
+                .partition(|(_, mark)| mark.as_ref().is_some_and(|mark| !may_be_old || is_recent(mark)));
             self.known
                 .extend(seen.into_iter().filter_map(|(thing, mark)| Some((thing, mark?))));
-            if self.own_only && matches!(kind, Kind::Fd | Kind::Thread) {
+            if self.own_only && !matches!(kind, Kind::Child | Kind::Garbage) {
                 continue;
             }
             // Nobody saw who made these: they are spread over the calls since the last look.
@@ -144,9 +229,44 @@ impl Resources {
                     ..Mark::default()
                 };
                 self.known.insert(thing, mark);
+                if unseen::KINDS.contains(&kind) && !self.is_own_object(thing) {
+                    self.unseen.insert(thing);
+                }
             }
         }
         self.looked_at = call;
+    }
+
+    /// Whether the system says that this very process made it.
+    fn is_own_object(&self, thing: Thing) -> bool {
+        matches!(thing, Thing::SystemV(object) if self.objects.get(&object) == Some(&true))
+    }
+
+    /// Nothing of what nobody saw being made has to do with the calls.
+    fn disown(&mut self, kind: Kind) {
+        let of_kind = |thing: &Thing| thing.kind() == kind;
+        for thing in std::mem::take(&mut self.unseen) {
+            if !of_kind(&thing) {
+                self.unseen.insert(thing);
+            } else if let Some(mark) = self.known.remove(&thing) {
+                self.from_before.insert(thing, mark);
+            }
+        }
+    }
+
+    /// Whether it counts: the calls were seen to make it, or it is as good as certain that they did.
+    fn counts(&self, thing: Thing) -> bool {
+        !self.unseen.contains(&thing) || self.stances.contains(&(thing.kind(), Stance::Ours))
+    }
+
+    /// Something appeared in step with the calls that they may have made, though nobody saw that.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        let (kind, _) = self.stances.iter().find(|(_, stance)| *stance == Stance::Unclear)?;
+        let thing = self.unseen.iter().rev().find(|thing| thing.kind() == *kind)?;
+        let name = name::of_name(*thing, &self.names)?;
+        Some(format!(
+            "names such as {name} appeared in step with the calls, which were not seen to make them; whether they did is not certain"
+        ))
     }
 
     /// Whether calls have used up half of the descriptors that this process may have. More would make
@@ -160,11 +280,15 @@ impl Resources {
         of_kind.map(|(thing, mark)| (*thing, *mark))
     }
 
+    fn unseen_of(&self, kind: Kind) -> impl Iterator<Item = (Thing, Mark)> {
+        self.of_kind(kind).filter(|(thing, _)| self.unseen.contains(thing))
+    }
+
     /// What calls left behind, by kind and place.
     pub(crate) fn sites(&self, sites: &mut Sites) -> Vec<Site> {
         let mut found: Vec<Site> = Vec::new();
         for (thing, mark) in &self.known {
-            if !(1..=LAST_CALL).contains(&mark.birth) {
+            if !(1..=LAST_CALL).contains(&mark.birth) || !self.counts(*thing) {
                 continue;
             }
             let number = sites.number(Some(thing.kind()), mark.stack, mark.foreign);
@@ -199,13 +323,15 @@ impl Resources {
             };
             let here: Vec<(Thing, Mark)> = self
                 .of_kind(kind)
-                .filter(|(_, mark)| sites.number(Some(kind), mark.stack, mark.foreign) == of.site)
+                .filter(|(thing, mark)| {
+                    self.counts(*thing) && sites.number(Some(kind), mark.stack, mark.foreign) == of.site
+                })
                 .collect();
             let stack = here.first().and_then(|(_, mark)| leaktight_stacks::stack(mark.stack));
             let origin = origins.of(&stack.unwrap_or_default(), subject);
             let mut births = Births::default();
             here.iter().for_each(|(_, mark)| births.add(mark.birth, 0));
-            let examples = name::examples(here.iter().map(|(thing, _)| *thing), subject);
+            let examples = name::examples(here.iter().map(|(thing, _)| *thing), &self.names, subject);
             let known = findings
                 .iter_mut()
                 .find(|(finding, ..)| finding.kind == kind && finding.stack == origin.frames);
@@ -229,6 +355,8 @@ impl Resources {
                 type_name: examples.type_name,
                 examples: Vec::new(),
                 holder: None,
+                in_cycle: false,
+                earlier_owner: false,
                 references: None,
                 stack: origin.frames,
                 message: String::new(),
@@ -251,10 +379,20 @@ impl Resources {
     /// What is no leak, and still worth knowing.
     pub(crate) fn remarks(&self, subject: &mut impl Subject) -> Vec<String> {
         let mut remarks: Vec<String> = self.changed_handlers().into_iter().collect();
+        remarks.extend(self.unseen_makers());
         if self.checks.garbage {
             remarks.extend(subject.remarks());
         }
         remarks
+    }
+
+    fn unseen_makers(&self) -> Option<String> {
+        let thing = self.unseen.iter().rev().find(|thing| self.counts(**thing))?;
+        let name = name::of_name(*thing, &self.names)?;
+        Some(format!(
+            "the calls were not seen to make {name} and its like: a child process did, or a system call that is not \
+             followed; none came while nothing was called"
+        ))
     }
 
     fn changed_handlers(&self) -> Option<String> {

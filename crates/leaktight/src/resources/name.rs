@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 use leaktight_hooks as hooks;
 use socket2::{Domain, SockAddr, SockRef, Type};
 
 use super::Thing;
+use super::names::Names;
 use crate::subject::Subject;
 
 /// So many names are enough to know what it is about.
@@ -19,11 +21,15 @@ pub(super) struct Examples {
 }
 
 /// The youngest are asked for: the oldest may be of the warm-up.
-pub(super) fn examples(things: impl DoubleEndedIterator<Item = Thing>, subject: &mut impl Subject) -> Examples {
+pub(super) fn examples(
+    things: impl DoubleEndedIterator<Item = Thing>,
+    names: &Names,
+    subject: &mut impl Subject,
+) -> Examples {
     let named: Vec<(String, Option<String>)> = things
         .rev()
         .take(MOST)
-        .filter_map(|thing| name(thing, subject))
+        .filter_map(|thing| name(thing, names, subject))
         .collect();
     let type_name = named.first().and_then(|(_, type_name)| type_name.clone());
     Examples {
@@ -41,12 +47,12 @@ pub(super) fn add(names: &mut Vec<String>, more: Vec<String>) {
     }
 }
 
-fn name(thing: Thing, subject: &mut impl Subject) -> Option<(String, Option<String>)> {
+fn name(thing: Thing, names: &Names, subject: &mut impl Subject) -> Option<(String, Option<String>)> {
     match thing {
         Thing::Descriptor(number) => Some((descriptor(number)?, None)),
         Thing::Thread(number) => Some(thread(number, subject)),
         Thing::Child(number) => Some((child(number), None)),
-        Thing::File(serial) => Some((file(serial)?, None)),
+        Thing::File(_) | Thing::Shared(_) | Thing::SystemV(_) => Some((of_name(thing, names)?, None)),
         Thing::Garbage(at) => subject.uncollectable_name(at as usize),
     }
 }
@@ -119,13 +125,22 @@ fn child(number: i32) -> String {
     format!("`{}`, {state}", command.trim_end())
 }
 
-fn file(serial: u64) -> Option<String> {
-    let mut name = None;
-    hooks::retain_created_files(|of, path, _| {
-        if of == serial {
-            name = Some(String::from_utf8_lossy(path).into_owned());
-        }
-        true
-    });
-    name
+/// What is made by name, or by a key.
+pub(super) fn of_name(thing: Thing, names: &Names) -> Option<String> {
+    match thing {
+        Thing::File(number) => Some(names.path(number).display().to_string()),
+        Thing::Shared(number) => Some(shared(names.path(number))),
+        Thing::SystemV(object) => Some(object.name()),
+        _ => None,
+    }
+}
+
+fn shared(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    let kind = match path.parent().and_then(Path::to_str) {
+        Some("/dev/mqueue") => "message queue",
+        Some("/dev/shm") if name.starts_with(b"sem.") => "semaphore",
+        _ => "shared memory",
+    };
+    format!("{kind} {}", path.display())
 }

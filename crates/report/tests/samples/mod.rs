@@ -22,6 +22,7 @@ pub fn clean() -> Report {
             missed: vec![],
         },
         blind_spots: vec![],
+        not_done: vec![],
         remarks: vec![],
         environment: Environment {
             runtime: "CPython 3.11.7".into(),
@@ -65,6 +66,8 @@ pub fn lost_copy() -> Finding {
         objects_per_call: None,
         examples: Vec::new(),
         holder: None,
+        in_cycle: false,
+        earlier_owner: false,
         references: None,
         stack: vec![
             native("copy_field", 42, "char *copy = strdup(field);"),

@@ -1,0 +1,137 @@
+//! Whose names are that appeared while calls were made, and that nobody saw them make: a child process of theirs may
+//! have, or a system call that is not followed; or another program altogether.
+
+use std::time::{Duration, Instant};
+
+use leaktight_hooks::{self as hooks, Mark};
+use leaktight_report::Kind;
+
+use super::{Resources, Thing};
+use crate::sites::IDLE;
+use crate::subject::Subject;
+
+/// What is known of the unseen things of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stance {
+    /// They come in step with the calls, and none comes while nothing is called.
+    Ours,
+    /// They come in step with the calls.
+    Unclear,
+    /// They have nothing to do with the calls.
+    Others,
+}
+
+/// The kinds that other programs make, too.
+pub(super) const KINDS: [Kind; 2] = [Kind::File, Kind::Ipc];
+
+/// Fewer births say nothing.
+const LEAST: usize = 4;
+/// So many are awaited while nothing is called.
+const AWAITED: u32 = 8;
+/// With fewer awaited, that none came says nothing.
+const LEAST_AWAITED: f64 = 3.5;
+const LONGEST: Duration = Duration::from_secs(1);
+const SHORTEST: Duration = Duration::from_millis(20);
+
+impl Resources {
+    /// To be called at each look: judges the things that nobody saw being made, and lets some time pass for that.
+    pub(crate) fn tell_unseen(&mut self, calls: u32, subject: &mut impl Subject) {
+        self.stances.clear();
+        let births = |kind| -> Vec<u32> { self.unseen_of(kind).map(|(_, mark)| mark.birth).collect() };
+        let counts = KINDS.map(|kind| (kind, births(kind)));
+        let suspects = counts
+            .into_iter()
+            .filter(|(_, births)| keeps_step(births, self.first, calls));
+        let calling = self.started.elapsed().saturating_sub(self.idle);
+        let suspects: Vec<(Kind, Duration)> = suspects
+            .map(|(kind, births)| (kind, calling / births.len() as u32))
+            .collect();
+        let Some(distance) = suspects.iter().map(|(_, distance)| *distance).max() else {
+            return;
+        };
+        let (waited, came) = self.while_idle((distance * AWAITED).clamp(SHORTEST, LONGEST), calls, subject);
+        for (kind, distance) in suspects {
+            let awaited = waited.as_secs_f64() / distance.as_secs_f64();
+            let stance = judge(awaited, came.iter().filter(|thing| thing.kind() == kind).count());
+            if stance == Stance::Others {
+                self.disown(kind);
+            }
+            self.stances.push((kind, stance));
+        }
+        self.from_before
+            .extend(came.into_iter().map(|thing| (thing, Mark::default())));
+    }
+
+    /// What is new after some time in which nothing was called, and how long that was.
+    fn while_idle(&mut self, time: Duration, calls: u32, subject: &mut impl Subject) -> (Duration, Vec<Thing>) {
+        hooks::leave_call(IDLE);
+        let started = Instant::now();
+        // What a child process of the last call still makes is no proof against it.
+        subject.idle(SHORTEST);
+        let before = self.now(calls, subject);
+        let waited = Instant::now();
+        subject.idle(time);
+        let waited = waited.elapsed();
+        let mut after = self.now(calls, subject);
+        after.retain(|thing, mark| mark.is_none() && !before.contains_key(thing));
+        self.idle += started.elapsed();
+        (waited, after.into_keys().collect())
+    }
+}
+
+/// Whether as many came from each quarter of the calls as if every call, or one in so many, made some. Counts of
+/// rare events scatter by about their square root; three of those are allowed for.
+fn keeps_step(births: &[u32], first: u32, last: u32) -> bool {
+    if births.len() < LEAST || last <= first {
+        return false;
+    }
+    let mut quarters = [0.0; 4];
+    for birth in births {
+        let at = u64::from(birth.saturating_sub(first + 1)) * 4 / u64::from(last - first);
+        quarters[(at as usize).min(3)] += 1.0;
+    }
+    let expected = births.len() as f64 / 4.0;
+    quarters
+        .iter()
+        .all(|count| *count >= 1.0 && (count - expected).abs() <= 3.0 * expected.sqrt() + 1.0)
+}
+
+fn judge(awaited: f64, came: usize) -> Stance {
+    let came = came as f64;
+    if came * 2.0 > awaited {
+        Stance::Others
+    } else if awaited >= LEAST_AWAITED && came * 8.0 <= awaited {
+        Stance::Ours
+    } else {
+        Stance::Unclear
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_step_with_the_calls_are_told_from_others() {
+        let all: Vec<u32> = (3..=512).collect();
+        assert!(keeps_step(&all, 2, 512));
+        let third: Vec<u32> = (3..=512).step_by(3).collect();
+        assert!(keeps_step(&third, 2, 512));
+        assert!(keeps_step(&[100, 200, 300, 450], 2, 512));
+        // Too few; all at once; a cache that is full; what has just begun.
+        assert!(!keeps_step(&[100, 200, 300], 2, 512));
+        assert!(!keeps_step(&[100; 40], 2, 512));
+        assert!(!keeps_step(&all[..300], 2, 512));
+        assert!(!keeps_step(&all[300..], 2, 512));
+        assert!(!keeps_step(&[], 0, 0));
+    }
+
+    #[test]
+    fn what_comes_while_nothing_is_called_is_others() {
+        assert_eq!(judge(8.0, 0), Stance::Ours);
+        assert_eq!(judge(8.0, 1), Stance::Ours);
+        assert_eq!(judge(8.0, 3), Stance::Unclear);
+        assert_eq!(judge(2.0, 0), Stance::Unclear);
+        assert_eq!(judge(8.0, 8), Stance::Others);
+    }
+}

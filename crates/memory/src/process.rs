@@ -1,0 +1,69 @@
+//! The process as a whole: its size, and who else runs in it.
+
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::reading::page_size;
+
+/// How much memory the process has (proc(5), statm), in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// All that is mapped.
+    pub mapped: u64,
+    /// What is in memory.
+    pub resident: u64,
+}
+
+impl Sizes {
+    /// As the kernel has them now; `None` where it does not tell.
+    pub fn now() -> Option<Sizes> {
+        Sizes::parse(&fs::read_to_string("/proc/self/statm").ok()?)
+    }
+
+    fn parse(statm: &str) -> Option<Sizes> {
+        let mut pages = statm.split_ascii_whitespace().map(str::parse::<u64>);
+        let mut bytes = || Some(pages.next()?.ok()?.saturating_mul(page_size() as u64));
+        Some(Sizes {
+            mapped: bytes()?,
+            resident: bytes()?,
+        })
+    }
+}
+
+static OWN_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Runs what a thread of the tracker's does: it is no thread of the program's meanwhile.
+pub fn own_thread<R>(run: impl FnOnce() -> R) -> R {
+    struct Gone;
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            OWN_THREADS.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    OWN_THREADS.fetch_add(1, Ordering::SeqCst);
+    let _gone = Gone;
+    run()
+}
+
+/// Whether the program runs threads beside the calling one, or nobody says.
+pub fn has_other_threads() -> bool {
+    let others = fs::read_dir("/proc/self/task").map(|tasks| tasks.count().saturating_sub(1));
+    others.map_or(true, |others| others > OWN_THREADS.load(Ordering::SeqCst))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_and_garbage_is_none() {
+        let page = page_size() as u64;
+        let sizes = Sizes::parse("1000 300 20 5 0 400 0\n").unwrap();
+        assert_eq!((sizes.mapped, sizes.resident), (1000 * page, 300 * page));
+        for garbage in ["", "1000", "x 1", "1 -2"] {
+            assert_eq!(Sizes::parse(garbage), None, "{garbage:?}");
+        }
+        let now = Sizes::now().unwrap();
+        assert!(now.resident > 0 && now.mapped > now.resident);
+    }
+}

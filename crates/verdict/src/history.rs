@@ -1,0 +1,121 @@
+//! What was alive at earlier looks.
+
+use std::collections::HashMap;
+
+use crate::site::Site;
+use crate::trend::Amount;
+
+/// The last few looks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History(Vec<Look>);
+
+/// How much was alive of each site, and of its peers.
+#[derive(Clone, Debug)]
+struct Look {
+    calls: u32,
+    sites: HashMap<usize, (Amount, Amount)>,
+}
+
+/// How a site has changed between two looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// It has not grown.
+    None,
+    /// It has grown, or it is not known.
+    Some,
+    /// It has grown by at least half of what was born there since and is alive.
+    AsBorn,
+}
+
+/// How fast a site grows, beside the interval before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speed {
+    /// As fast or faster, or it is not known.
+    Same,
+    /// More slowly than chance allows.
+    Less,
+    /// So much more slowly that it will come to an end.
+    Ending,
+}
+
+impl History {
+    pub(crate) fn add(&mut self, calls: u32, sites: &[Site]) {
+        /// The look before, the one before that, and two that came just after a regular one.
+        const KEPT: usize = 4;
+        let amounts = sites.iter().map(|site| (site.id, (site.births.total(), site.peers)));
+        let sites = amounts.collect();
+        self.0.push(Look { calls, sites });
+        self.0.drain(..self.0.len().saturating_sub(KEPT));
+    }
+
+    /// The calls of the look that `calls` calls are compared with; 0 if there is none.
+    pub(crate) fn calls_before(&self, calls: u32) -> u32 {
+        self.before(calls).last().map_or(0, |look| look.calls)
+    }
+
+    /// How many bytes more a site holds than at the look before; all of them, if it is new.
+    pub(crate) fn rise(&self, site: &Site, calls: u32) -> u64 {
+        let known = self.before(calls).last().and_then(|look| look.sites.get(&site.id));
+        let before = known.map_or(0, |(own, _)| own.bytes);
+        site.births.total().bytes.saturating_sub(before)
+    }
+
+    /// Whether the site as a whole has grown since the look before, and with it the number of all blocks of
+    /// its sizes. Its births alone do not tell: a free list hands a block on from owner to owner and
+    /// from place to place, and the block keeps its birth.
+    pub(crate) fn growth(&self, site: &Site, calls: u32) -> Growth {
+        let Some(look) = self.before(calls).last() else {
+            return Growth::Some;
+        };
+        let Some((before, peers)) = look.sites.get(&site.id) else {
+            return Growth::Some;
+        };
+        let now = site.births.total();
+        let born = site.births.between(look.calls + 1, calls + 1).blocks;
+        let grown = |own: u64, own_before: u64, peers: u64, peers_before: u64| {
+            own.saturating_sub(own_before).min(peers.saturating_sub(peers_before))
+        };
+        let blocks = grown(now.blocks, before.blocks, site.peers.blocks, peers.blocks);
+        let bytes = grown(now.bytes, before.bytes, site.peers.bytes, peers.bytes);
+        if blocks == 0 && bytes == 0 {
+            Growth::None
+        } else if blocks * 2 >= born {
+            Growth::AsBorn
+        } else {
+            Growth::Some
+        }
+    }
+
+    /// Whether the site grows more slowly than between the two looks before: a cache whose entries take each other's
+    /// places does, long before it is full.
+    pub(crate) fn speed(&self, site: &Site, calls: u32) -> Speed {
+        /// Standard deviations of what is left behind at random. One leak in 700 goes so slowly by chance.
+        const CHANCE: f64 = 3.0;
+        /// Slower than the logarithm, which never ends and grows by as much in twice the calls.
+        const ENDING: f64 = 0.35;
+        let [.., first, second] = self.before(calls) else {
+            return Speed::Same;
+        };
+        let blocks = |look: &Look| look.sites.get(&site.id).map(|(own, _)| own.blocks);
+        let (Some(at_first), Some(at_second)) = (blocks(first), blocks(second)) else {
+            return Speed::Same;
+        };
+        let before = at_second.saturating_sub(at_first) as f64;
+        let after = site.births.total().blocks.saturating_sub(at_second) as f64;
+        let times = f64::from(calls - second.calls) / f64::from(second.calls - first.calls);
+        let (expected, chance) = (before * times, CHANCE * (after + before * times * times).sqrt());
+        if after + chance >= expected {
+            Speed::Same
+        } else if after + chance >= ENDING * expected {
+            Speed::Less
+        } else {
+            Speed::Ending
+        }
+    }
+
+    /// The looks that `calls` calls can be compared with: after few further calls nothing has changed.
+    fn before(&self, calls: u32) -> &[Look] {
+        let is_apart = |look: &Look| look.calls <= calls - calls / 4;
+        &self.0[..self.0.partition_point(is_apart)]
+    }
+}
