@@ -1,6 +1,9 @@
 """A correct program stays one while it is checked: what it drops dies at once, and what it raises comes out."""
 
 import os
+import signal
+import subprocess
+import time
 
 import pytest
 import support
@@ -151,3 +154,120 @@ def test_over_releases_of_arguments_of_any_kind_are_found(python, of):
     script = f"import leaktight\n{setup}\nreport = leaktight.check(zoo_refs.release_stolen, thing)\nprint([f.kind for f in report.findings], thing)\n"
     done = support.run(python, ["-c", script], paths=support.zoo_paths()[python.version])
     assert done.returncode == 0 and done.stdout.startswith("['over-release']"), done.stdout + done.stderr
+
+
+SURROUNDINGS = {
+    "tracemalloc is stopped by a call": (
+        "import tracemalloc; tracemalloc.start(); done = []",
+        "if not done: done.append(1); tracemalloc.stop()",
+    ),
+    "tracemalloc is stopped by a late call": (
+        "import tracemalloc; tracemalloc.start(); calls = []",
+        "if len(calls) < 100: calls.append(1)\nif len(calls) == 99: tracemalloc.stop()",
+    ),
+    "tracemalloc runs all the time": ("import tracemalloc; tracemalloc.start()", "[object() for _ in range(20)]"),
+    "the collector's objects are thawed by a call": ("import gc", "gc.unfreeze()"),
+    "40,000 counts move": (
+        "import collections; data = [object() for _ in range(40000)]; kept = collections.deque(maxlen=10)",
+        "kept.append(data[:])",
+    ),
+}
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+@pytest.mark.parametrize("name", SURROUNDINGS)
+def test_calls_that_change_what_is_looked_at(python, name):
+    setup, call = SURROUNDINGS[name]
+    done = judged(python, setup, call)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_leak_is_found_after_tracemalloc_took_the_hooks_out(python):
+    setup = "import tracemalloc, ctypes; tracemalloc.start(); lose = ctypes.pythonapi.Py_IncRef; lose.argtypes = [ctypes.py_object]"
+    for call in ("lose([object()]); tracemalloc.stop()", "lose(object()); tracemalloc.stop()"):
+        done = judged(python, setup, call, want=("leak",))
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_what_the_program_has_frozen_stays_frozen(python):
+    script = """
+import gc, leaktight
+kept = [[] for _ in range(1000)]
+gc.collect(); gc.freeze()
+before = gc.get_freeze_count()
+new = [{} for _ in range(1000)]
+assert leaktight.check(len, kept).verdict == "clean"
+assert gc.get_freeze_count() == before > 1000, (before, gc.get_freeze_count())
+found = {id(item) for item in gc.get_objects()}
+assert id(new) in found and not any(id(item) in found for item in kept)
+del kept
+assert gc.get_freeze_count() < before - 900
+gc.unfreeze(); gc.collect()
+"""
+    done = support.run(python, ["-c", script])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_check_on_a_daemon_thread_does_not_keep_the_interpreter_from_ending(python):
+    script = """
+import leaktight, sys, threading, time
+calls = []
+def call():
+    if len(calls) < 3: calls.append(1)
+    [number for number in range(300)]
+run = lambda: leaktight.check(call, max_calls=10**9, period=10**6, time_budget=1000)
+threading.Thread(target=run, daemon=True).start()
+while len(calls) < 3: time.sleep(0.001)
+time.sleep(float(sys.argv[1]))
+"""
+    for seconds in (0, 0.01, 0.03, 0.1):
+        done = support.run(python, ["-c", script, str(seconds)], timeout=30)
+        assert done.returncode == 0, (seconds, done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_child_that_comes_back_beside_other_threads_ends(python):
+    script = """
+import leaktight, os, threading
+def churn():
+    while True: [bytearray(300) for _ in range(100)]; os.urandom(10)
+for _ in range(3): threading.Thread(target=churn, daemon=True).start()
+def call():
+    child = os.fork()
+    if child: assert os.waitpid(child, 0)[1] == 0
+report = leaktight.check(call, max_calls=100, time_budget=20)
+assert report.verdict != "leak", report
+"""
+    done = support.run(python, ["-W", "ignore", "-c", script], timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+#: A million objects, and a reference that is leaked: a close look takes longer than all its calls.
+MANY = "import leaktight, sys, zoo_refs\nrows = [[n] for n in range(1_000_000)]; key = 'time' + str(1)\n"
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_a_long_look_ends_with_the_time_budget(python):
+    script = MANY + "import time; begun = time.monotonic(); leaktight.check(zoo_refs.leak_passed, key, time_budget=0.2)\n"
+    script += "print(time.monotonic() - begun)"
+    done = support.run(python, ["-c", script], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0 and float(done.stdout) < 3, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_ctrl_c_ends_a_long_look(python):
+    script = MANY + "print('begun', flush=True)\ntry:\n  leaktight.check(zoo_refs.leak_passed, key, time_budget=60)\n"
+    script += "except KeyboardInterrupt:\n  print('interrupted')"
+    path = os.pathsep.join([os.environ.get("LEAKTIGHT_SITE", str(support.ROOT / "python")), *support.zoo_paths()[python.version]])
+    child = subprocess.Popen(
+        [python.path, "-c", script], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}, cwd=support.ROOT
+    )
+    assert child.stdout.readline() == "begun\n"
+    time.sleep(1)
+    child.send_signal(signal.SIGINT)
+    sent = time.monotonic()
+    assert child.communicate(timeout=60)[0] == "interrupted\n"
+    assert time.monotonic() - sent < 4

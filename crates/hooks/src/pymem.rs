@@ -6,6 +6,7 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use leaktight_liveset::Family;
@@ -36,16 +37,22 @@ struct Domain {
     next: UnsafeCell<Allocator>,
     /// Ours stands in the chain, though maybe behind another hook that came later.
     installed: AtomicBool,
+    /// The last block was freed through ours.
+    called: AtomicBool,
 }
 
-// SAFETY: `next` is written only by `install`, with the GIL held, before our functions can be
-// reached; after that it is only read.
+// SAFETY: `next` is written only by `install`, with the GIL held, while our functions cannot be reached; they are only
+// called with the GIL held, too.
 unsafe impl Sync for Domain {}
 
 static DOMAINS: [Domain; 2] = [Domain::new(1, Family::PyMem), Domain::new(2, Family::PyObject)];
 
-/// Whether a CPython runtime is in this process.
+/// The functions of the CPython runtime in this process, if there is one.
 fn access() -> Option<(Access, Access)> {
+    static FOUND: OnceLock<(Access, Access)> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Some(*found);
+    }
     // SAFETY: dlsym takes two NUL-terminated names; the functions found have the documented signatures.
     unsafe {
         let get = libc::dlsym(libc::RTLD_DEFAULT, c"PyMem_GetAllocator".as_ptr());
@@ -53,14 +60,16 @@ fn access() -> Option<(Access, Access)> {
         if get.is_null() || set.is_null() {
             return None;
         }
-        Some((
+        let access = (
             std::mem::transmute::<Pointer, Access>(get),
             std::mem::transmute::<Pointer, Access>(set),
-        ))
+        );
+        Some(*FOUND.get_or_init(|| access))
     }
 }
 
-/// Puts our functions in front of the allocators of both domains; nothing happens without CPython.
+/// Puts our functions in front of the allocators of both domains; nothing happens without CPython. To be called again
+/// after whatever may have taken them out: `tracemalloc.stop()` puts back what stood there when it was started.
 ///
 /// # Safety
 ///
@@ -73,9 +82,12 @@ pub(crate) unsafe fn install() {
         // SAFETY: the GIL is held, so nobody changes allocators meanwhile; `now` outlives the call.
         unsafe { get(domain.number, &mut now) };
         // A hook that came after ours and stayed calls us already; a second time would close a ring.
-        if now.context == ours.context || domain.installed.swap(true, Ordering::Relaxed) {
+        // SAFETY: the allocator that stands there, and the GIL is held.
+        if now.context == ours.context || domain.installed.load(Ordering::Relaxed) && unsafe { domain.is_behind(&now) }
+        {
             continue;
         }
+        domain.installed.store(true, Ordering::Relaxed);
         // SAFETY: see `Sync for Domain`.
         unsafe { *domain.next.get() = now };
         // SAFETY: `ours` has the right signatures and lives forever.
@@ -121,6 +133,7 @@ impl Domain {
             family,
             next: UnsafeCell::new(Allocator::NONE),
             installed: AtomicBool::new(false),
+            called: AtomicBool::new(false),
         }
     }
 
@@ -132,6 +145,24 @@ impl Domain {
             realloc: Some(realloc),
             free: Some(free),
         }
+    }
+
+    /// Whether an allocator calls our functions in the end.
+    ///
+    /// # Safety
+    ///
+    /// It is one of CPython's, and the GIL is held.
+    unsafe fn is_behind(&self, allocator: &Allocator) -> bool {
+        let (Some(malloc), Some(free)) = (allocator.malloc, allocator.free) else {
+            return false;
+        };
+        self.called.store(false, Ordering::Relaxed);
+        // SAFETY: by the caller's promise; a block that is freed at once.
+        unsafe {
+            let block = malloc(allocator.context, 1);
+            free(allocator.context, block);
+        }
+        self.called.load(Ordering::Relaxed)
     }
 
     #[inline(always)]
@@ -194,7 +225,10 @@ unsafe extern "C" fn realloc(context: Pointer, old: Pointer, size: usize) -> Poi
 }
 
 unsafe extern "C" fn free(context: Pointer, block: Pointer) {
-    let next = domain(context).next();
+    let (domain, next) = (domain(context), domain(context).next());
+    if !domain.called.load(Ordering::Relaxed) {
+        domain.called.store(true, Ordering::Relaxed);
+    }
     let watch = if block.is_null() { None } else { Watch::frees() };
     if let Some(watch) = &watch {
         watch.died(block as usize);

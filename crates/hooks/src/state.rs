@@ -125,11 +125,13 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     made::begin(options.files);
     followed::forget();
     belong_to(session, 0);
+    threads::this_thread_checks(true);
     WITH_PYTHON.store(options.python, Ordering::Relaxed);
     // Hooks of an earlier session may have stayed in place.
     patch_new_objects();
     if patched() == PatchCount::default() {
         LIVE.close();
+        threads::this_thread_checks(false);
         FREED.close();
         return Err(Error::NothingPatched);
     }
@@ -148,6 +150,7 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
 ///
 /// As for [`start`]; harmless when nothing was started.
 pub unsafe fn stop() {
+    threads::this_thread_checks(false);
     // In a forked child the tables may be in the middle of a change by a thread of the parent's.
     if !forked() {
         if STATE.swap(0, Ordering::SeqCst) == 0 {
@@ -187,6 +190,18 @@ unsafe fn take_out() {
     }
     slots::restore_all();
     *PATCHED.lock() = Default::default();
+}
+
+/// Puts CPython's allocator hooks back if the call has taken them out.
+///
+/// # Safety
+///
+/// With [`Options::python`] the caller holds the GIL.
+pub unsafe fn stay_installed() {
+    if WITH_PYTHON.load(Ordering::Relaxed) {
+        // SAFETY: the caller says so.
+        unsafe { pymem::install() };
+    }
 }
 
 /// Patches objects that were loaded since the last look, and says whether any came or went.
@@ -242,6 +257,11 @@ pub fn watched<R>(call: impl FnOnce() -> R) -> R {
 pub fn unwatched<R>(call: impl FnOnce() -> R) -> R {
     let _back = set_guard(|guard| guard + UNWATCHED);
     call()
+}
+
+/// Whether this thread is within [`unwatched`].
+pub(crate) fn is_unwatched() -> bool {
+    thread().guard.get() & !IN_HOOK != 0
 }
 
 fn set_guard(change: impl FnOnce(u32) -> u32) -> impl Drop {

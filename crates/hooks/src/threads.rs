@@ -3,7 +3,7 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::transmute;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use leaktight_liveset::{MappedVec, SpinLock};
 
@@ -35,6 +35,7 @@ real!(
     fn(Id, Pointer, c_int, Pointer) -> c_int
 );
 real!(PTHREAD_DETACH, real_detach, fn(Id) -> c_int);
+static PTHREAD_EXIT: AtomicUsize = AtomicUsize::new(0);
 real!(DLCLOSE, real_dlclose, fn(Pointer) -> c_int);
 
 pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
@@ -44,6 +45,7 @@ pub(crate) static FUNCTIONS: &[ReplacedFunction] = &[
     function!(c"pthread_timedjoin_np", pthread_timedjoin, PTHREAD_TIMEDJOIN),
     function!(c"pthread_clockjoin_np", pthread_clockjoin, PTHREAD_CLOCKJOIN),
     function!(c"pthread_detach", pthread_detach, PTHREAD_DETACH),
+    function!(c"pthread_exit", pthread_exit, PTHREAD_EXIT),
     function!(c"dlclose", dlclose, DLCLOSE),
 ];
 
@@ -86,6 +88,8 @@ const NO_ERRAND: Errand = Errand {
 /// Threads under way at one moment; a thread that finds no room is started plainly.
 static ERRANDS: SpinLock<[Errand; 256]> = SpinLock::new([NO_ERRAND; 256]);
 static STARTED: SpinLock<MappedVec<StartedThread>> = SpinLock::new(MappedVec::new());
+/// The kernel's number for the thread that makes the calls; 0: none does.
+static CHECKING: AtomicI32 = AtomicI32::new(0);
 static LAST_SERIAL: AtomicU64 = AtomicU64::new(0);
 
 /// The threads that calls have started and that are running, or have ended and were not joined.
@@ -112,6 +116,13 @@ pub fn started_threads() -> MappedVec<StartedThread> {
 /// How many threads that calls have started are running.
 pub fn threads_under_way() -> usize {
     started_threads().iter().filter(|thread| !thread.ended).count()
+}
+
+/// Whether the calling thread makes calls from now on, or no thread does.
+pub(crate) fn this_thread_checks(checks: bool) {
+    // SAFETY: asks for a number.
+    let number = if checks { unsafe { libc::gettid() } } else { 0 };
+    CHECKING.store(number, Ordering::Relaxed);
 }
 
 pub(crate) fn forget_threads() {
@@ -269,6 +280,23 @@ unsafe extern "C" fn pthread_detach(id: Id) -> c_int {
     forget(|thread| thread.id == id && thread.ended);
     // SAFETY: see above.
     unsafe { real_detach()(id) }
+}
+
+/// CPython ends threads like this that want the GIL while the interpreter ends. The frames of a check cannot be unwound
+/// then: what they clean up needs the GIL. So its thread waits for the end of the process, as all such threads do from
+/// CPython 3.14 on.
+unsafe extern "C-unwind" fn pthread_exit(result: Pointer) {
+    // SAFETY: asks for a number.
+    let is_checking = CHECKING.load(Ordering::Relaxed) == unsafe { libc::gettid() };
+    if is_checking || state::is_unwatched() {
+        loop {
+            // SAFETY: waits for a signal.
+            unsafe { libc::pause() };
+        }
+    }
+    let exit = PTHREAD_EXIT.load(Ordering::Relaxed);
+    // SAFETY: the real function, which unwinds this frame and all others; nothing here needs to be cleaned up.
+    unsafe { transmute::<usize, unsafe extern "C-unwind" fn(Pointer)>(exit)(result) };
 }
 
 unsafe extern "C" fn dlclose(handle: Pointer) -> c_int {

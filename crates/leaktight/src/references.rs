@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use leaktight_hooks as hooks;
 use leaktight_references::{Dying, Held, Runtime, Stopped, visible};
 use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
 use leaktight_verdict::Rate;
@@ -123,7 +124,9 @@ impl References {
         if !self.is_on() {
             return;
         }
-        if !self.is_narrow {
+        let new = hooks::totals();
+        // Without a new block there is no new object.
+        if !self.is_narrow && new.own.blocks + new.foreign.blocks > 0 {
             let tracked = subject.tracked_objects();
             self.add(&tracked, subject);
         }
@@ -402,24 +405,31 @@ impl References {
 
     /// A reference that nobody holds must show, and one that is gone must not.
     fn check_counts(&mut self, subject: &mut impl Subject, control: &mut Control) {
-        // SAFETY: the GIL is held, as in `hold`.
-        let changes = || with_held(|held| unsafe { held.changes() }).unwrap_or_else(|| Ok(Vec::new()));
         let planted = subject.plant_references(1);
-        let with = changes();
+        // SAFETY: the GIL is held, as in `hold`.
+        let with = with_held(|held| unsafe { held.changes() });
+        // SAFETY: as above; the two objects are the subject's own.
+        let counts = || with_held(|held| planted.map(|planted| planted.map(|object| unsafe { held.count(object) })));
+        let counted = counts();
         subject.return_references();
-        match (with, changes()) {
-            (Ok(with), Ok(without)) => {
-                let by = |object: usize| {
-                    with.iter()
-                        .find(|change| change.object == object)
-                        .map_or(0, |change| change.by)
-                };
-                let shown = planted.is_some_and(|planted| planted.iter().all(|object| by(*object) == 1));
-                if !shown || !without.is_empty() {
+        let back = counts();
+        match with {
+            Some(Ok(with)) => {
+                let mut expected: Vec<usize> = planted.into_iter().flatten().collect();
+                expected.sort_unstable();
+                let shown: Vec<usize> = with
+                    .iter()
+                    .filter(|change| change.by == 1)
+                    .map(|change| change.object)
+                    .collect();
+                let gone = (counted.flatten(), back.flatten());
+                let is_gone = matches!(gone, (Some(with), Some(without)) if with == without.map(|count| count + 1));
+                if shown != expected || shown.len() != with.len() || !is_gone {
                     missed(control, "a planted reference");
                 }
             }
-            (Err(why), _) | (_, Err(why)) => self.give_up(&why.to_string()),
+            Some(Err(why)) => self.give_up(&why.to_string()),
+            None => {}
         }
     }
 

@@ -45,6 +45,8 @@ struct Run<'a, S> {
     sanitized: bool,
     calls: u32,
     max_calls: u32,
+    /// Blocks that were alive when the subject was last at rest.
+    settled: u64,
     looks: Vec<Look>,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
@@ -74,6 +76,7 @@ pub(crate) fn run<S: Subject>(
         sanitized: has_address_sanitizer(),
         calls: 0,
         max_calls: rules.max_calls,
+        settled: 0,
         looks: Vec::new(),
         remarks: Vec::new(),
         blind_spots: Vec::new(),
@@ -180,7 +183,7 @@ impl<S: Subject> Run<'_, S> {
             self.call()?;
             let mut bytes = 0;
             if Judge::wants_checkpoint(self.calls) {
-                self.settle();
+                self.settle_if_more();
                 let own = hooks::totals().own;
                 bytes = own.bytes;
                 if self.checks.memory {
@@ -223,6 +226,7 @@ impl<S: Subject> Run<'_, S> {
                 return Ok(());
             }
             if !self.look_closely(&mut look) {
+                self.unfollowed = true;
                 return Ok(());
             }
             for calls in windows {
@@ -289,6 +293,14 @@ impl<S: Subject> Run<'_, S> {
 
     fn settle(&mut self) {
         hooks::watched(|| self.subject.settle());
+        self.settled = hooks::totals().own.blocks;
+    }
+
+    /// Where calls have left no more behind than there was, there is nothing to collect.
+    fn settle_if_more(&mut self) {
+        if hooks::totals().own.blocks > self.settled || self.subject.trims() {
+            self.settle();
+        }
     }
 
     /// What the judge says now.

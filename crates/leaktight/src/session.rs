@@ -48,6 +48,8 @@ impl Session {
 
     /// To be called between calls: hooks objects that were loaded meanwhile.
     pub(crate) fn look_for_new_objects(&self) {
+        // SAFETY: a subject that says it is Python's holds the GIL between calls.
+        unsafe { hooks::stay_installed() };
         if hooks::patch_new_objects() && self.tells_stacks {
             tell_modules();
         }

@@ -26,6 +26,11 @@ pub trait Subject {
     /// empties caches and free lists. Called between calls, and watched like them.
     fn settle(&mut self) {}
 
+    /// Whether that also frees what the program itself keeps.
+    fn trims(&self) -> bool {
+        false
+    }
+
     /// Lets the time pass while nothing is called, and lets other threads of the runtime run.
     fn idle(&mut self, time: Duration) {
         std::thread::sleep(time);

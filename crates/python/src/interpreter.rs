@@ -116,11 +116,10 @@ impl FrozenHeap {
         freeze.call0()?;
         let last = PyList::empty(py);
         freeze.call0()?;
-        let now: usize = count.call0()?.extract()?;
         let (first, second) = (marker.as_ptr() as usize, last.as_ptr() as usize);
         // SAFETY: two lists of our own, which the collector tracks; the GIL is held, and the layout is known.
         let list = is_known
-            .then(|| unsafe { Frozen::find(first, second, before, now) })
+            .then(|| unsafe { Frozen::find(first, second, before) })
             .flatten();
         Ok(Some(FrozenHeap {
             list,

@@ -213,6 +213,10 @@ impl Subject for PythonSubject<'_> {
         self.at_rest.settle(self.py);
     }
 
+    fn trims(&self) -> bool {
+        self.trim.is_some()
+    }
+
     fn idle(&mut self, time: Duration) {
         self.py.detach(|| std::thread::sleep(time));
     }

@@ -31,13 +31,13 @@ impl Frozen {
     }
 
     /// Finds the list, given two objects of the caller's own that the collector tracks: all was frozen, `marker` was made
-    /// and all was frozen again, and the same with `last`. `before`: how many were frozen at the very start, and `now`:
-    /// how many are. `None` where the list does not look like one.
+    /// and all was frozen again, and the same with `last`. `before`: how many were frozen at the very start. `None`
+    /// where the list does not look like one.
     ///
     /// # Safety
     ///
     /// The objects are alive, the collector of a CPython 3.9 to 3.13 looks after them, and the GIL is held.
-    pub unsafe fn find(marker: usize, last: usize, before: usize, now: usize) -> Option<Frozen> {
+    pub unsafe fn find(marker: usize, last: usize, before: usize) -> Option<Frozen> {
         let (marker, last) = (marker - HEAD_SIZE, last - HEAD_SIZE);
         // SAFETY: the heads of tracked objects, and what they are linked with.
         unsafe {
@@ -48,19 +48,11 @@ impl Frozen {
             }
             let frozen = Frozen { list, marker };
             let mut boundary = list;
-            let (mut count, mut at) = (0, list);
-            while next(at) != list && count < now {
-                if previous(next(at)) != at {
+            for _ in 0..before {
+                if previous(next(boundary)) != boundary || next(boundary) == marker {
                     return None;
                 }
-                at = next(at);
-                count += 1;
-                if count == before {
-                    boundary = at;
-                }
-            }
-            if count != now || next(at) != list || before + 2 > now {
-                return None;
+                boundary = next(boundary);
             }
             unlink(marker);
             link_after(boundary, marker);
@@ -100,8 +92,12 @@ impl Frozen {
     pub unsafe fn thaw_ours(&self, thaw: impl FnOnce()) {
         // SAFETY: as in `each`. Objects before the marker are linked with each other and with the list's head only.
         unsafe {
-            if !self.each(|_| ()) {
-                return;
+            let mut at = next(self.list);
+            while at != self.marker {
+                if at == self.list {
+                    return;
+                }
+                at = next(at);
             }
             let (first, last) = (next(self.list), previous(self.marker));
             let any = last != self.list;

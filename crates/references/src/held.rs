@@ -137,6 +137,7 @@ impl Held {
             let found = static_data::objects(&self.runtime, &self.types)?;
             found.iter().for_each(|object| self.meet(*object));
             self.follow_from(from);
+            self.note_loose();
         }
         self.room().map_err(std::io::Error::other)
     }
@@ -161,8 +162,23 @@ impl Held {
                     self.out_of_memory |= self.loose.insert(*object).is_err();
                 }
             }
+            self.note_loose();
         }
         self.room()
+    }
+
+    /// The objects that were met and that may be gone later.
+    unsafe fn note_loose(&mut self) {
+        self.loose_objects.clear();
+        for address in self.loose.iter().copied() {
+            // SAFETY: met just now, and so alive.
+            unsafe {
+                if self.runtime.is_free(address) {
+                    let head = [word(address), type_of(address)];
+                    self.out_of_memory |= self.loose_objects.push(Loose { address, head }).is_err();
+                }
+            }
+        }
     }
 
     fn room(&self) -> Result<(), OutOfMemory> {
@@ -263,20 +279,20 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// When the tables do not find room.
+    /// When the tables do not find room, or memory cannot be read.
     ///
     /// # Safety
     ///
-    /// The GIL is held, and nothing has run since the last objects were added.
-    pub unsafe fn begin(&mut self) -> Result<(), OutOfMemory> {
+    /// The GIL is held.
+    pub unsafe fn begin(&mut self) -> std::io::Result<()> {
         for object in self.objects.iter_mut() {
             // SAFETY: held.
             object.count = unsafe { self.runtime.count_of_held(object.address) };
         }
-        // SAFETY: what is in the collector's list is alive, and so is what was found just now.
+        let (runtime, objects) = (self.runtime, &mut self.frozen_objects);
+        let mut result = Ok(());
+        // SAFETY: what is in the collector's list is alive.
         unsafe {
-            let (runtime, objects) = (self.runtime, &mut self.frozen_objects);
-            let mut result = Ok(());
             self.frozen.each(|address| {
                 if runtime.is_free(address)
                     && let Some(count) = runtime.count(address)
@@ -284,12 +300,17 @@ impl Held {
                     result = objects.push(Object { address, count }).and(result);
                 }
             });
-            for address in self.loose.iter().copied().filter(|object| runtime.is_free(*object)) {
-                let head = [word(address), type_of(address)];
-                result = self.loose_objects.push(Loose { address, head }).and(result);
-            }
-            result
         }
+        let mut loose = MappedVec::new();
+        read_again(&self.loose_objects, |object, head| {
+            let object = Loose {
+                address: object.address,
+                head,
+            };
+            result = loose.push(object).and(result);
+        })?;
+        self.loose_objects = loose;
+        result.map_err(std::io::Error::other)
     }
 
     /// The objects whose count has changed since [`Held::begin`], by rising address.

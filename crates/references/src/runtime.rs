@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::mem::transmute;
+use std::sync::OnceLock;
 
 use crate::frozen::is_tracked;
 use crate::unnoticed::Unnoticed;
@@ -86,6 +87,10 @@ impl Runtime {
     ///
     /// If there is an initialised interpreter, the caller holds its GIL.
     pub unsafe fn find() -> Result<Runtime, Unknown> {
+        static FOUND: OnceLock<Runtime> = OnceLock::new();
+        if let Some(found) = FOUND.get() {
+            return Ok(*found);
+        }
         let minor = minor_version()
             .filter(|minor| (9..=13).contains(minor))
             .ok_or(MISSING)?;
@@ -107,7 +112,7 @@ impl Runtime {
         };
         // SAFETY: the GIL is held.
         match unsafe { runtime.is_as_expected(minor) } {
-            Ok(true) => Ok(runtime),
+            Ok(true) => Ok(*FOUND.get_or_init(|| runtime)),
             Ok(false) => Err(OTHER),
             Err(why) => Err(why),
         }

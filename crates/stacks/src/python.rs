@@ -12,7 +12,6 @@ use leaktight_memory::Memory;
 
 type Pointer = *mut c_void;
 type GetThread = unsafe extern "C" fn() -> Pointer;
-type Check = unsafe extern "C" fn() -> c_int;
 type Count = unsafe extern "C" fn(Pointer);
 
 /// One frame: a code object and the offset in bytes of the instruction that runs in it.
@@ -41,7 +40,7 @@ impl std::error::Error for FrameMismatch {}
 pub struct Interpreter {
     layout: Layout,
     this_thread: GetThread,
-    holds_gil: Check,
+    current_thread: GetThread,
     pub(crate) hold: Count,
     pub(crate) release: Count,
     evaluation: (u64, u64),
@@ -147,12 +146,15 @@ impl Interpreter {
             (!address.is_null()).then_some(address)
         };
         let evaluation = function(c"_PyEval_EvalFrameDefault")?;
+        // The second one until 3.12.
+        let current_thread =
+            function(c"PyThreadState_GetUnchecked").or_else(|| function(c"_PyThreadState_UncheckedGet"))?;
         // SAFETY: the four functions have had these signatures in every CPython 3 (Include/pystate.h, object.h).
         unsafe {
             Some(Interpreter {
                 layout: Layout::of(version)?,
                 this_thread: std::mem::transmute::<Pointer, GetThread>(function(c"PyGILState_GetThisThreadState")?),
-                holds_gil: std::mem::transmute::<Pointer, Check>(function(c"PyGILState_Check")?),
+                current_thread: std::mem::transmute::<Pointer, GetThread>(current_thread),
                 hold: std::mem::transmute::<Pointer, Count>(function(c"Py_IncRef")?),
                 release: std::mem::transmute::<Pointer, Count>(function(c"Py_DecRef")?),
                 evaluation: symbol_range(evaluation),
@@ -199,7 +201,9 @@ impl Interpreter {
     /// thread holds the GIL, so that the code objects can be kept alive.
     pub(crate) fn frames(&self, mut each: impl FnMut(PythonFrame, bool) -> bool) {
         // SAFETY: both functions may be called on any thread at any time.
-        let (holds_gil, thread) = unsafe { ((self.holds_gil)() != 0, (self.this_thread)() as usize) };
+        let (current, thread) = unsafe { ((self.current_thread)() as usize, (self.this_thread)() as usize) };
+        // Not PyGILState_Check, which always says yes once there was a subinterpreter (Python/pystate.c).
+        let holds_gil = current == thread;
         if thread != 0 {
             // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
             self.layout.walk(
