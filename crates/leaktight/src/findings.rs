@@ -8,12 +8,13 @@ use leaktight_liveset::{Block, Family};
 use leaktight_report::{Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Births, Outcome, RESIDENT, Rate, Reason, SiteFinding};
+use leaktight_verdict::{Births, Judge, Outcome, RESIDENT, Rate, Reason, SiteFinding};
 
 use crate::budget::Spent;
+use crate::limits::limit;
 use crate::origin::{Origin, Origins};
 use crate::reach::Reach;
-use crate::reason::reason;
+use crate::reason::{of_cache, reason};
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
@@ -22,6 +23,7 @@ use crate::touched::Touched;
 
 /// Everything that one run saw.
 pub(crate) struct Seen {
+    pub judge: Judge,
     pub outcome: Outcome,
     pub spent: Option<Spent>,
     pub survey: Survey,
@@ -63,7 +65,13 @@ pub(crate) fn report<S: Subject>(
     let resident = seen.outcome.findings.iter().find(|found| found.site == RESIDENT);
     let resident = resident.map(|found| touched_pages(found, touched));
     seen.outcome.findings.retain(|found| found.site != RESIDENT);
-    let groups = group(&seen, sites, subject);
+    let (mut groups, mut caches) = (group(&seen, sites, subject), Vec::new());
+    groups.retain(|group| {
+        let limit = limit(&group.members, subject);
+        let goes_on = limit.is_none();
+        caches.extend(limit);
+        goes_on
+    });
     let mut findings: Vec<Finding> = groups
         .iter()
         .map(|group| finding(group, seen.reach.as_ref(), subject))
@@ -94,6 +102,11 @@ pub(crate) fn report<S: Subject>(
         seen.outcome.verdict = verdict::Verdict::Leak;
         seen.outcome.reason = Reason::Findings;
     }
+    if findings.is_empty() && !caches.is_empty() {
+        seen.outcome = seen.judge.within_bounds(seen.calls as u32);
+    } else {
+        remarks.extend(caches.iter().map(of_cache));
+    }
     let is_fine = !matches!(
         seen.outcome.verdict,
         verdict::Verdict::Leak | verdict::Verdict::Indeterminate
@@ -109,7 +122,7 @@ pub(crate) fn report<S: Subject>(
     } else {
         (
             word(seen.outcome.verdict),
-            reason(&seen.outcome, &findings, seen.calls, seen.spent),
+            reason(&seen.outcome, &findings, &caches, seen.calls, seen.spent),
         )
     };
     Report {

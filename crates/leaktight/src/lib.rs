@@ -24,6 +24,7 @@ mod check;
 mod checks;
 mod control;
 mod findings;
+mod limits;
 mod maps;
 mod origin;
 mod reach;
@@ -49,4 +50,4 @@ pub use leaktight_report::{
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use session::{keep_hooks, what_is_patched};
-pub use subject::{Description, Planted, Subject};
+pub use subject::{Capacity, Description, Planted, Subject};
