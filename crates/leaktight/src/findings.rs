@@ -10,12 +10,13 @@ use leaktight_report::{
 };
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Outcome, RESIDENT, Reason, SiteFinding};
+use leaktight_verdict::{Judge, Outcome, RESIDENT, Reason, SiteFinding};
 
 use crate::budget::Spent;
 use crate::groups::{Group, groups};
+use crate::limits::limit;
 use crate::reach::Reach;
-use crate::reason::reason;
+use crate::reason::{of_cache, reason};
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
@@ -24,6 +25,7 @@ use crate::touched::Touched;
 
 /// Everything that one run saw.
 pub(crate) struct Seen {
+    pub judge: Judge,
     pub outcome: Outcome,
     pub spent: Option<Spent>,
     pub survey: Survey,
@@ -58,7 +60,13 @@ pub(crate) fn report<S: Subject>(
     let resident = seen.outcome.findings.iter().find(|found| found.site == RESIDENT);
     let resident = resident.map(|found| touched_pages(found, touched));
     seen.outcome.findings.retain(|found| found.site != RESIDENT);
-    let groups = groups(&seen.outcome.findings, &seen.survey, sites, subject);
+    let (mut groups, mut caches) = (groups(&seen.outcome.findings, &seen.survey, sites, subject), Vec::new());
+    groups.retain(|group| {
+        let limit = limit(group, subject);
+        let goes_on = limit.is_none();
+        caches.extend(limit);
+        goes_on
+    });
     let mut findings: Vec<Finding> = groups
         .iter()
         .map(|group| finding(group, seen.reach.as_ref(), subject))
@@ -89,6 +97,11 @@ pub(crate) fn report<S: Subject>(
         seen.outcome.verdict = verdict::Verdict::Leak;
         seen.outcome.reason = Reason::Findings;
     }
+    if findings.is_empty() && !caches.is_empty() {
+        seen.outcome = seen.judge.within_bounds(seen.calls as u32);
+    } else {
+        remarks.extend(caches.iter().map(of_cache));
+    }
     let is_fine = !matches!(
         seen.outcome.verdict,
         verdict::Verdict::Leak | verdict::Verdict::Indeterminate
@@ -109,7 +122,7 @@ pub(crate) fn report<S: Subject>(
     } else {
         (
             word(seen.outcome.verdict),
-            reason(&seen.outcome, &findings, seen.calls, seen.spent),
+            reason(&seen.outcome, &findings, &caches, seen.calls, seen.spent),
         )
     };
     Report {

@@ -19,7 +19,7 @@ use crate::subject::Subject;
 pub(crate) struct Group {
     pub origin: Origin,
     /// The site of the head is the first.
-    members: Vec<SiteFinding>,
+    pub members: Vec<SiteFinding>,
     /// By birth.
     pub blocks: Vec<Block>,
     /// The family of most blocks of the head.

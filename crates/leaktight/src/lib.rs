@@ -25,6 +25,7 @@ mod checks;
 mod control;
 mod findings;
 mod groups;
+mod limits;
 mod origin;
 mod owners;
 mod reach;
@@ -52,4 +53,4 @@ pub use leaktight_report::{
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use references::let_go_of_objects;
 pub use session::{keep_hooks, what_is_patched};
-pub use subject::{Description, Planted, Subject};
+pub use subject::{Capacity, Description, Planted, Subject};

@@ -4,10 +4,17 @@ use leaktight_report::{Finding, Kind, counted, integer};
 use leaktight_verdict::{Kept, Outcome, Reason};
 
 use crate::budget::Spent;
+use crate::subject::Capacity;
 
 /// The reason for the outcome of so many calls, which ended because something was spent or because no further call
 /// was allowed or needed.
-pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent: Option<Spent>) -> String {
+pub(crate) fn reason(
+    outcome: &Outcome,
+    findings: &[Finding],
+    caches: &[Capacity],
+    calls: u64,
+    spent: Option<Spent>,
+) -> String {
     let stopped = match spent {
         Some(Spent::Time) => "stopped by the time budget",
         Some(Spent::Memory) => "stopped by the memory budget",
@@ -15,6 +22,19 @@ pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent:
         None => "stopped by the limit on calls",
     };
     let made = counted(calls as f64, "call");
+    if let ([], [cache, ..]) = (findings, caches) {
+        let growth = of_cache(cache);
+        return match &outcome.reason {
+            Reason::StoppedEarly { needed } => {
+                format!(
+                    "{stopped} after {} of {} calls; {growth}",
+                    integer(calls),
+                    integer(u64::from(*needed))
+                )
+            }
+            _ => format!("{growth}: a cache, not a leak"),
+        };
+    }
     match (&outcome.reason, findings) {
         (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
         (Reason::Findings, [one]) => one.message.clone(),
@@ -55,6 +75,15 @@ pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], calls: u64, spent:
         ),
         (Reason::TooFewCalls, _) => format!("{stopped} after {made}; so few calls say nothing"),
     }
+}
+
+/// Why growth in a cache is none without end.
+pub(crate) fn of_cache(cache: &Capacity) -> String {
+    let (entries, most) = (integer(cache.entries), integer(cache.most));
+    format!(
+        "memory grows, held by {}, which has {entries} of at most {most} entries",
+        cache.name
+    )
 }
 
 fn are_all_memory(findings: &[Finding]) -> bool {

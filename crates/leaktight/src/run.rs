@@ -114,6 +114,7 @@ pub(crate) fn run<S: Subject>(
             .push("blocks for which the tracker had no memory".to_owned());
     }
     let seen = Seen {
+        judge: run.judge,
         outcome,
         spent,
         survey,

@@ -78,6 +78,11 @@ pub trait Subject {
         None
     }
 
+    /// The cache that holds `block`, if it says how large it may become. Asked when all calls are made.
+    fn capacity(&mut self, _block: &Block) -> Option<Capacity> {
+        None
+    }
+
     /// A frame of the runtime's language by name.
     fn frame(&mut self, _frame: &PythonFrame) -> Option<Frame> {
         None
@@ -174,6 +179,17 @@ pub struct Description {
     /// It lives for as long as the program anyway, and few references to it cost nothing: a type that a module has, or
     /// a singleton.
     pub is_permanent: bool,
+}
+
+/// How full a cache is.
+#[derive(Clone, Debug)]
+pub struct Capacity {
+    /// The cache, worded to follow "held by".
+    pub name: String,
+    /// The entries that it has,
+    pub entries: u64,
+    /// and may have at most.
+    pub most: u64,
 }
 
 /// A block that was leaked on purpose and must be found at its exact size.

@@ -4,6 +4,7 @@
 //! hands reports over as JSON, which `python/leaktight` turns into typed objects. The command line
 //! lives here too.
 
+mod caches;
 mod cli;
 mod exit;
 mod frames;

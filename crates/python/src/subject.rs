@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leaktight::{Block, Description, Family, Frame, Frozen, MappedVec, Planted, PythonFrame, Subject};
+use leaktight::{Block, Capacity, Description, Family, Frame, Frozen, MappedVec, Planted, PythonFrame, Subject};
 use pyo3::exceptions::{PyAssertionError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ use crate::judge::CallTimeout;
 use crate::objects::{self, Probes};
 use crate::types::{self, KnownTypes};
 use crate::watchdog::Watchdog;
-use crate::{frames, holders, interpreter};
+use crate::{caches, frames, holders, interpreter};
 
 /// What is called.
 pub(crate) enum Callee {
@@ -288,6 +288,12 @@ impl Subject for PythonSubject<'_> {
         self.at_rest.thaw();
         let py = self.py;
         holders::holder(py, self.types(block), block, address)
+    }
+
+    fn capacity(&mut self, block: &Block) -> Option<Capacity> {
+        self.at_rest.thaw();
+        let py = self.py;
+        caches::capacity(py, self.types(block), block).ok().flatten()
     }
 
     fn frame(&mut self, frame: &PythonFrame) -> Option<Frame> {

@@ -161,6 +161,11 @@ impl Judge {
         self.nothing_grows(calls, sites)
     }
 
+    /// The verdict where whoever holds what grows says how large it will become.
+    pub fn within_bounds(&self, calls: u32) -> Outcome {
+        self.ends(calls, Some(Kept::default()))
+    }
+
     /// The verdict of the first few calls, if there are to be such looks.
     fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
         let [_, second] = self.rules.screens()?;
@@ -259,11 +264,16 @@ impl Judge {
         // What the first octaves kept belongs to the warm-up.
         const WARM_UP: u32 = 64;
         let late = sites.iter().any(|site| site.births.calls(WARM_UP, calls / 2) > 0);
+        self.ends(calls, late.then(|| kept(calls, sites)))
+    }
+
+    /// Nothing goes on, if there were calls enough to say so, and so much has stayed.
+    fn ends(&self, calls: u32, kept: Option<Kept>) -> Outcome {
         let needed = self.rules.clean_at();
-        let (verdict, reason) = match late {
+        let (verdict, reason) = match kept {
             _ if calls < needed => (Verdict::Indeterminate, Reason::StoppedEarly { needed }),
-            true => (Verdict::Bounded, Reason::Stopped(kept(calls, sites))),
-            false => (Verdict::Clean, Reason::NothingGrows),
+            Some(kept) => (Verdict::Bounded, Reason::Stopped(kept)),
+            None => (Verdict::Clean, Reason::NothingGrows),
         };
         self.outcome(verdict, reason, Vec::new(), (calls / 4).min(self.rules.period))
     }

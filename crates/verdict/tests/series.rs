@@ -268,7 +268,7 @@ fn verdict_when_slow(seed: u64, call: impl FnMut(u32, &mut Program)) -> (Verdict
 fn a_cache_that_is_full_by_then_is_never_called_a_leak() {
     let cache = |entries: usize, every: u32| {
         move |call: u32, program: &mut Program| {
-            if program.count(0) < entries && call.is_multiple_of(every) {
+            if program.blocks.len() < entries && call.is_multiple_of(every) {
                 program.keep(call, 0, 48);
             }
         }
