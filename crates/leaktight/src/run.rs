@@ -141,8 +141,7 @@ impl<S: Subject> Run<'_, S> {
             self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
-            self.resources.look(self.calls, self.subject);
-            self.resources.tell_unseen(self.calls, self.subject);
+            self.resources.look_closely(self.calls, self.subject);
             self.references.look(self.calls);
             if spent.is_none() {
                 self.follow_references()?;
