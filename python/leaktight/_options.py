@@ -35,6 +35,10 @@ class Checkers:
     gcgarbage: bool = True
     #: References to Python objects.
     refcounts: bool = True
+    #: Child processes.
+    children: bool = True
+    #: Names in folders for temporary files; shared memory, semaphores and message queues.
+    files: bool = True
 
     @classmethod
     def only(cls, *checks: str) -> Checkers:
@@ -68,6 +72,8 @@ class Checkers:
             "references": self.refcounts,
             "fds": self.fds,
             "threads": self.c_threads or self.py_threads,
+            "children": self.children,
+            "files": self.files,
         }
         return [name for name, is_on in chosen.items() if is_on]
 
