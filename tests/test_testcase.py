@@ -318,7 +318,7 @@ def test_a_wrong_argument_is_told_before_anything_is_called(holds, options, erro
 
 def test_checkers_are_chosen_by_name(holds):
     holds("""
-        names = ["memory", "fds", "handles", "c_threads", "py_threads", "gcgarbage", "refcounts"]
+        names = ["memory", "fds", "handles", "c_threads", "py_threads", "gcgarbage", "refcounts", "children", "files"]
         assert [name for name in names if getattr(Checkers(), name)] == names
         assert [name for name in names if getattr(Checkers.only("fds", "memory"), name)] == ["memory", "fds"]
         assert [name for name in names if not getattr(Checkers.exclude("fds"), name)] == ["fds"]
@@ -718,3 +718,26 @@ assert not wrong, wrong
 
 def test_the_zoo_is_judged_right_at_a_period_of_64(holds):
     holds(ZOO.format(folder=str(support.ZOO)))
+
+
+def test_what_outlives_the_process_is_told_by_kind(holds):
+    holds("""
+        import itertools, subprocess, tempfile
+        from multiprocessing import shared_memory
+        calls, folder, children = itertools.count(), tempfile.mkdtemp(), []
+        def file():
+            os.symlink("nowhere", os.path.join(folder, str(next(calls))))
+        def child():
+            children.append(subprocess.Popen(["true"]))
+        def memory():
+            shared_memory.SharedMemory(create=True, size=16).close()
+        only = lambda *names: {"checkers": Checkers.only(*names), "times": 64}
+        error = failure(UnremovedFileError, file, **only("files"))
+        assert "detected 1 unremoved temporary file after calling 'file' 1 time" in str(error), error
+        assert folder in str(error.extras), error
+        passes(file, **only("children"))
+        error = failure(UnreapedChildError, child, **only("children"))
+        assert "detected 1 unreaped child process" in str(error), error
+        error = failure(UnremovedIpcError, memory, **only("files"))
+        assert "shared memory /dev/shm/psm_" in str(error.extras), error
+    """)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         UnclosedNativeThreadError,
         UnclosedPythonThreadError,
         UncollectableGarbageError,
+        UnreapedChildError,
+        UnremovedFileError,
+        UnremovedIpcError,
     )
 
 __all__ = [
@@ -50,6 +53,9 @@ __all__ = [
     "UnclosedNativeThreadError",
     "UnclosedPythonThreadError",
     "UncollectableGarbageError",
+    "UnreapedChildError",
+    "UnremovedFileError",
+    "UnremovedIpcError",
     "allocators",
     "check",
     "heap_info",

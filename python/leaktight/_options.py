@@ -37,6 +37,10 @@ class Checkers:
     gcgarbage: bool = True
     #: References to Python objects.
     refcounts: bool = True
+    #: Child processes.
+    children: bool = True
+    #: Names in folders for temporary files; shared memory, semaphores and message queues.
+    files: bool = True
 
     @classmethod
     def only(cls, *checks: str) -> Checkers:
@@ -70,6 +74,8 @@ class Checkers:
             "references": self.refcounts,
             "fds": self.fds,
             "threads": self.c_threads or self.py_threads,
+            "children": self.children,
+            "files": self.files,
         }
         return [name for name, is_on in chosen.items() if is_on]
 

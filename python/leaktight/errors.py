@@ -97,6 +97,27 @@ class UnclosedPythonThreadError(UnclosedResourceError):
     resource_name = "Python thread"
 
 
+class UnreapedChildError(UnclosedResourceError):
+    """A child process is started and left running, or ends and is never waited for."""
+
+    resource_name = "child process"
+    verb = "unreaped"
+
+
+class UnremovedFileError(UnclosedResourceError):
+    """A name in a folder for temporary files is made and left there."""
+
+    resource_name = "temporary file"
+    verb = "unremoved"
+
+
+class UnremovedIpcError(UnclosedResourceError):
+    """Shared memory, a semaphore or a message queue is made and not removed."""
+
+    resource_name = "IPC object"
+    verb = "unremoved"
+
+
 class UncollectableGarbageError(UnclosedResourceError):
     """A call leaves reference cycles of Python objects to the garbage collector."""
 
@@ -115,7 +136,8 @@ def described(extra: object) -> str:
 
 
 def _many(count: int, name: str) -> str:
-    return f"{count} {name}" + "s" * (count > 1)
+    ending = "es" if name.endswith("s") else "s"
+    return f"{count} {name}" + ending * (count > 1)
 
 
 def _sendable(extras: Optional[Collection[Any]]) -> Union[Collection[Any], None]:

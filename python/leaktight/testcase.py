@@ -23,6 +23,9 @@ from leaktight.errors import (
     UnclosedPythonThreadError,
     UnclosedResourceError,
     UncollectableGarbageError,
+    UnreapedChildError,
+    UnremovedFileError,
+    UnremovedIpcError,
 )
 from leaktight._garbage import GCDebugger
 from leaktight._options import CONFIRMED_AFTER, Checkers, Options, of_type, run_table
@@ -44,6 +47,9 @@ __all__ = [
     "UnclosedPythonThreadError",
     "UnclosedResourceError",
     "UncollectableGarbageError",
+    "UnreapedChildError",
+    "UnremovedFileError",
+    "UnremovedIpcError",
 ]
 
 #: Keeps the frames of this file out of what unittest and pytest show of a failure.
@@ -132,7 +138,7 @@ class MemoryLeakTestCase(unittest.TestCase):
     ) -> None:
         """Calls ``fun(*args)`` again and again and fails when that leaks.
 
-        :raises UnclosedResourceError: a subclass of it, when descriptors, threads or garbage stay behind.
+        :raises UnclosedResourceError: a subclass of it, when descriptors, threads, processes, files or garbage stay behind.
         :raises MemoryLeakError: when memory does.
         :raises CheckError: when nothing can be judged here.
         :raises TypeError, ValueError: when an argument is wrong; nothing was called then.
@@ -218,10 +224,17 @@ def _unclosed(
     findings: list[Finding], checkers: Checkers, before: Resources, name: str, report: Report
 ) -> Iterator[UnclosedResourceError]:
     """One error for each kind of resource that is not given back."""
-    kinds = (
+    def named(kind: str) -> Callable[[int], set[str]]:
+        examples = [name for finding in findings if finding.kind == kind for name in finding.examples]
+        return lambda count: set(examples[:count])
+
+    kinds: tuple[tuple[bool, Callable[[Finding], bool], type[UnclosedResourceError], Callable[[int], Any]], ...] = (
         (checkers.py_threads, _is_python_thread, UnclosedPythonThreadError, before.newest_python_threads),
         (checkers.fds, _is_descriptor, UnclosedFdError, before.newest_descriptors),
         (checkers.c_threads, _is_native_thread, UnclosedNativeThreadError, before.newest_native_threads),
+        (checkers.children, lambda finding: finding.kind == "child", UnreapedChildError, named("child")),
+        (checkers.files, lambda finding: finding.kind == "file", UnremovedFileError, named("file")),
+        (checkers.files, lambda finding: finding.kind == "ipc", UnremovedIpcError, named("ipc")),
     )
     for is_on, is_of_kind, error, newest in kinds:
         rate = sum(finding.blocks_per_call for finding in findings if is_of_kind(finding))
@@ -253,7 +266,7 @@ def _miscounted(findings: list[Finding], name: str, report: Report) -> Optional[
 
 
 def _memory_leak(findings: list[Finding], options: Options, report: Report) -> Optional[MemoryLeakError]:
-    memory = [finding for finding in findings if finding.kind not in ("fd", "thread", *MISCOUNTED)]
+    memory = [finding for finding in findings if finding.kind == "memory"]
     if not options.checkers.memory or not memory or options.tolerates(memory):
         return None
     first = f"memory kept increasing after {len(report.looks) - 1} runs"

@@ -1,6 +1,6 @@
 """Builds the zoo: python3 tests/zoo/build.py --out DIR [--python PY ...]
 
-DIR/abi3/   zoo, zoo_refs, zoo_cpp and zoo_rs: one stable-ABI file each, for every CPython
+DIR/abi3/   zoo, zoo_left, zoo_refs, zoo_cpp and zoo_rs: one stable-ABI file each, for every CPython
 DIR/X.Y/    zoo_cy, compiled for CPython X.Y
 DIR/meter/  libmeter.so, the preloaded malloc that smoke.py counts with
 
@@ -116,8 +116,8 @@ def build_meter(out: Path) -> None:
 
 def build_c(abi3: Path, interpreters: Sequence[Interpreter]) -> None:
     folder = HERE / "c"
-    references = set(folder.glob("zoo_refs*.c"))
-    modules = {"zoo": set(folder.glob("zoo*.c")) - references, "zoo_refs": references}
+    references, left = set(folder.glob("zoo_refs*.c")), {folder / "zoo_left.c"}
+    modules = {"zoo": set(folder.glob("zoo*.c")) - references - left, "zoo_left": left, "zoo_refs": references}
     for name, sources in modules.items():
         target = abi3 / f"{name}.abi3.so"
         if stale(target, [*sources, *folder.glob("*.h")]):
@@ -128,7 +128,7 @@ def build_c(abi3: Path, interpreters: Sequence[Interpreter]) -> None:
                     "moves the counts of immortal objects, so the cases that do are not tried; give an older --python",
                     file=sys.stderr,
                 )
-            compile_shared("cc", target, sorted(sources), ["-Wall", "-Wextra", f"-I{oldest.include}"])
+            compile_shared("cc", target, sorted(sources), ["-Wall", "-Wextra", f"-I{oldest.include}", "-lrt", "-lutil"])
 
 
 def build_cpp(abi3: Path, interpreters: Sequence[Interpreter]) -> None:

@@ -65,6 +65,12 @@ pub fn allocators() -> Vec<Allocator> {
     platform::allocators()
 }
 
+/// What the allocator that serves `malloc` says of itself, where it says anything.
+#[cfg(target_os = "linux")]
+pub fn statistics_of_malloc() -> Option<Statistics> {
+    platform::statistics_of_malloc()
+}
+
 /// The name and the path of each allocator that a library brought along for itself. What the library takes from
 /// it is not asked of `malloc`. The one of a Python interpreter is left out. No allocator is called.
 #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 use leaktight_hooks as hooks;
+use leaktight_memory::{Meter, Unseen};
 use leaktight_report::Control;
 
 use crate::checks::Checks;
@@ -14,7 +15,9 @@ use crate::subject::{Planted, Subject};
 const CONTROL: u32 = u32::MAX - 1;
 
 /// Plants, looks, and takes everything away again. What was missed in any run of it stays noted.
-pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, references: bool, control: &mut Control) {
+///
+/// `kernel`: the kernel's figures are asked as well.
+pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, references: bool, kernel: bool, control: &mut Control) {
     hooks::leave_call(CONTROL);
     let planted = hooks::watched(|| {
         let mut planted = vec![plant_in_libc()];
@@ -38,7 +41,10 @@ pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, references: bool,
         missed.push("the release of a freed block");
     }
     let addresses: Vec<usize> = planted.iter().map(|planted| planted.address).collect();
-    control.planted = planted.len() as u32 + u32::from(checks.fds) + u32::from(references);
+    control.planted = planted.len() as u32 + u32::from(checks.fds) + u32::from(references) + u32::from(kernel);
+    if kernel {
+        missed.extend(missed_by_kernel());
+    }
     if checks.fds {
         missed.extend(missed_descriptor());
     }
@@ -52,6 +58,24 @@ pub(crate) fn run<S: Subject>(subject: &mut S, checks: Checks, references: bool,
         }
     }
     control.caught = control.planted.saturating_sub(control.missed.len() as u32);
+}
+
+/// What was missed of memory that no function of libc was asked for, and that was given back.
+fn missed_by_kernel() -> Option<&'static str> {
+    const LEN: usize = 1 << 20;
+    // Beside other threads the figures may move by themselves meanwhile.
+    const TRIES: usize = 8;
+    let meter = Meter::open().ok();
+    let mapped = || Some(meter.as_ref()?.sizes()?.mapped);
+    let is_seen = || {
+        let before = mapped()?;
+        let unseen = Unseen::map(LEN)?;
+        let with = mapped()?;
+        drop(unseen);
+        Some(with == before + LEN as u64 && mapped()? == before)
+    };
+    let seen = (0..TRIES).any(|_| is_seen() == Some(true));
+    (!seen).then_some("memory that only the kernel counts")
 }
 
 /// What was missed of a descriptor that is opened and closed again.

@@ -6,11 +6,11 @@ use std::time::Duration;
 use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
 use leaktight_report::{
-    Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, figure, sentence,
+    Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, counted, sentence,
 };
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Judge, Outcome, RESIDENT, Reason, SiteFinding};
+use leaktight_verdict::{Judge, Outcome, Reason, SiteFinding, WITNESS};
 
 use crate::budget::Spent;
 use crate::groups::{Group, groups};
@@ -21,7 +21,7 @@ use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
 use crate::subject::Subject;
-use crate::touched::Touched;
+use crate::witnesses::{Witness, Witnesses};
 
 /// Everything that one run saw.
 pub(crate) struct Seen {
@@ -51,15 +51,16 @@ pub(crate) fn report<S: Subject>(
     mut seen: Seen,
     sites: &mut Sites,
     resources: &Resources,
-    touched: &Touched,
+    witnesses: &Witnesses,
     subject: &mut S,
 ) -> Report {
     if !seen.outcome.findings.is_empty() {
         subject.before_naming();
     }
-    let resident = seen.outcome.findings.iter().find(|found| found.site == RESIDENT);
-    let resident = resident.map(|found| touched_pages(found, touched));
-    seen.outcome.findings.retain(|found| found.site != RESIDENT);
+    let is_witnessed = |found: &SiteFinding| found.site >= WITNESS;
+    let witnessed = seen.outcome.findings.iter().filter(|found| is_witnessed(found));
+    let witnessed: Vec<Finding> = witnessed.map(|found| unexplained(found, witnesses)).collect();
+    seen.outcome.findings.retain(|found| !is_witnessed(found));
     let (mut groups, mut caches) = (groups(&seen.outcome.findings, &seen.survey, sites, subject), Vec::new());
     groups.retain(|group| {
         let limit = limit(group, subject);
@@ -72,7 +73,7 @@ pub(crate) fn report<S: Subject>(
         .map(|group| finding(group, seen.reach.as_ref(), subject))
         .collect();
     findings.sort_by(|a, b| b.bytes_per_call.total_cmp(&a.bytes_per_call));
-    findings.extend(resident);
+    findings.extend(witnessed);
     // What runs out comes first.
     findings.splice(0..0, resources.findings(&seen.outcome.findings, sites, subject));
     let mut references = std::mem::take(&mut seen.references);
@@ -147,9 +148,34 @@ pub(crate) fn report<S: Subject>(
     }
 }
 
-/// A finding of pages that become resident although nobody allocates them.
-fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
+/// A finding of memory that somebody else counts and no block explains.
+fn unexplained(found: &SiteFinding, witnesses: &Witnesses) -> Finding {
     let bytes = found.rate.bytes;
+    let grown = counted(bytes.round(), "byte");
+    let way = "by a way that is not seen here";
+    let (allocator, holder, message) = match witnesses.who(found.site - WITNESS) {
+        Witness::Resident(place) => {
+            let message = format!(
+                "a call makes {grown} more resident in memory that was mapped before; no allocation explains it, so it is \
+                 written by hand or by an allocator of a library's own"
+            );
+            ("mmap".to_owned(), place, message)
+        }
+        Witness::Mapped => {
+            let message =
+                format!("a call takes {grown} from the kernel {way}, such as a system call of a library's own");
+            ("mmap".to_owned(), None, message)
+        }
+        Witness::Malloc => {
+            let message = format!("a call takes {grown} from malloc {way}, such as a copy of malloc's address");
+            ("malloc".to_owned(), None, message)
+        }
+        Witness::Private(name, file) => {
+            let file = file.rsplit('/').next().unwrap_or_default();
+            let message = format!("a call leaves {grown} in {file}'s own {name}, which counts them itself");
+            (name.clone(), Some(format!("the {name} in {file}")), message)
+        }
+    };
     Finding {
         kind: Kind::Memory,
         certainty: Certainty::Growing,
@@ -158,21 +184,17 @@ fn touched_pages(found: &SiteFinding, touched: &Touched) -> Finding {
         bytes_per_call: bytes,
         block_size: None,
         every: None,
-        allocator: "mmap".to_owned(),
+        allocator,
         via: None,
         type_name: None,
         objects_per_call: None,
         examples: Vec::new(),
-        holder: touched.name(),
+        holder,
         in_cycle: false,
         earlier_owner: false,
         references: None,
         stack: Vec::new(),
-        message: format!(
-            "a call makes {} more bytes resident in memory that was mapped before; no allocation explains it, so \
-             it is written by hand or by an allocator of a library's own",
-            figure(bytes)
-        ),
+        message,
     }
 }
 

@@ -37,7 +37,7 @@ mod scan;
 mod session;
 mod sites;
 mod subject;
-mod touched;
+mod witnesses;
 mod words;
 
 pub use check::{Check, Error, check};

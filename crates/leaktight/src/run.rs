@@ -20,7 +20,7 @@ use crate::resources::Resources;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
 use crate::subject::Subject;
-use crate::touched::Touched;
+use crate::witnesses::Witnesses;
 
 /// As debug information names it.
 pub(crate) const FILE: &str = file!();
@@ -40,9 +40,7 @@ struct Run<'a, S> {
     /// Counts moved, and there were too few calls to find out why.
     unfollowed: bool,
     control: Control,
-    touched: Touched,
-    /// The address sanitizer, with its shadow memory, is in the process.
-    sanitized: bool,
+    witnesses: Witnesses,
     calls: u32,
     max_calls: u32,
     /// Blocks that were alive when the subject was last at rest.
@@ -59,6 +57,7 @@ pub(crate) fn run<S: Subject>(
     subject: &mut S,
 ) -> Result<Report, Error<S::Error>> {
     let budget = Budget::start(check.time, check.bytes);
+    let unwitnessed = unwitnessed(own_only, subject);
     let mut rules = check.rules;
     rules.max_calls = rules.max_calls.min(LAST_CALL);
     let mut run = Run {
@@ -72,8 +71,7 @@ pub(crate) fn run<S: Subject>(
         references: References::default(),
         unfollowed: false,
         control: Control::default(),
-        touched: Touched::default(),
-        sanitized: has_address_sanitizer(),
+        witnesses: Witnesses::new(unwitnessed.is_none()),
         calls: 0,
         max_calls: rules.max_calls,
         settled: 0,
@@ -81,9 +79,10 @@ pub(crate) fn run<S: Subject>(
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
-    if run.sanitized && run.checks.memory {
-        let spot = "pages that become resident without an allocation (the address sanitizer makes many)";
-        run.blind_spots.push(spot.to_owned());
+    if run.checks.memory {
+        let spot = unwitnessed.map(|why| format!("memory taken from the kernel by no function of libc ({why})"));
+        run.blind_spots.extend(spot);
+        run.blind_spots.extend(hooks::not_at_entry());
     }
     hooks::leave_call(IDLE - 2);
     if check.checks.references {
@@ -132,7 +131,7 @@ pub(crate) fn run<S: Subject>(
         seen,
         &mut run.sites,
         &run.resources,
-        &run.touched,
+        &run.witnesses,
         run.subject,
     ))
 }
@@ -147,8 +146,7 @@ impl<S: Subject> Run<'_, S> {
             self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
-            self.resources.look(self.calls, self.subject);
-            self.resources.tell_unseen(self.calls, self.subject);
+            self.resources.look_closely(self.calls, self.subject);
             self.references.look(self.calls);
             self.follow_references(spent)?;
             let (mut survey, reach) = self.survey();
@@ -193,11 +191,8 @@ impl<S: Subject> Run<'_, S> {
                         bytes,
                     };
                     self.judge.checkpoint(self.calls, amount);
-                    if !self.sanitized
-                        && let Some(resident) = self.touched.checkpoint(self.calls, bytes)
-                    {
-                        self.judge.resident(self.calls, resident);
-                    }
+                    let elapsed = self.budget.elapsed();
+                    self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge);
                 }
                 self.resources.look(self.calls, self.subject);
                 if self.resources.run_out() {
@@ -263,7 +258,8 @@ impl<S: Subject> Run<'_, S> {
 
     fn check_control(&mut self) {
         let counted = self.references.objects > 0;
-        control::run(self.subject, self.checks, counted, &mut self.control);
+        let kernel = self.witnesses.asks_kernel() && self.checks.memory;
+        control::run(self.subject, self.checks, counted, kernel, &mut self.control);
     }
 
     fn call(&mut self) -> Result<(), Error<S::Error>> {
@@ -306,9 +302,8 @@ impl<S: Subject> Run<'_, S> {
 
     /// What the judge says now.
     fn ask(&mut self, spent: Option<Spent>, survey: &Survey) -> Next {
-        if self.checks.memory && self.touched.is_suspicious() {
-            self.touched.follow();
-            self.judge.watch_resident(self.calls);
+        if self.checks.memory {
+            self.witnesses.look(self.calls, &mut self.judge);
         }
         let mut all: Vec<Site> = if self.checks.memory {
             survey.sites.clone()
@@ -434,7 +429,19 @@ impl<S: Subject> Run<'_, S> {
     }
 }
 
-/// Its shadow memory becomes resident as the program allocates.
+/// Why what the process as a whole takes says nothing about the calls, if it does not.
+fn unwitnessed<S: Subject>(own_only: bool, subject: &S) -> Option<&'static str> {
+    if has_address_sanitizer() {
+        Some("the address sanitizer takes much")
+    } else if own_only && has_other_threads() {
+        Some("other threads may take some meanwhile")
+    } else if subject.watches_itself() {
+        Some("what runs between the calls may take some")
+    } else {
+        None
+    }
+}
+
 fn has_address_sanitizer() -> bool {
     let mut found = false;
     loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());

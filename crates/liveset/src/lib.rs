@@ -20,7 +20,7 @@ mod vector;
 
 pub use block::{Block, Family};
 pub use mappings::Mappings;
-pub use region::{OutOfMemory, Region, is_own_memory, own_memory};
+pub use region::{OutOfMemory, Region, is_own_memory, own_bytes, own_memory};
 pub use set::{Amount, LiveSet, Totals};
 pub use spin::{SpinGuard, SpinLock};
 pub use vector::MappedVec;

@@ -97,6 +97,11 @@ pub fn own_memory() -> MappedVec<(usize, usize)> {
     ranges
 }
 
+/// The bytes of all regions of ours.
+pub fn own_bytes() -> u64 {
+    OWN.lock().ranges().map(|(_, len)| len as u64).sum()
+}
+
 /// # Safety
 ///
 /// Only in a forked child, before it has a second thread.

@@ -12,9 +12,11 @@ mod pages;
 mod process;
 mod reading;
 mod roots;
+mod unseen;
 
 pub use maps::{Kind, Mapping, mapping_around, mappings, name_of};
 pub use pages::{Pages, Which};
-pub use process::{Sizes, has_other_threads, own_thread};
+pub use process::{Meter, Sizes, has_other_threads, own_thread};
 pub use reading::Memory;
 pub use roots::roots;
+pub use unseen::Unseen;

@@ -1,6 +1,8 @@
 //! The process as a whole: its size, and who else runs in it.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Result;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::reading::page_size;
@@ -14,12 +16,28 @@ pub struct Sizes {
     pub resident: u64,
 }
 
-impl Sizes {
-    /// As the kernel has them now; `None` where it does not tell.
-    pub fn now() -> Option<Sizes> {
-        Sizes::parse(&fs::read_to_string("/proc/self/statm").ok()?)
+/// Tells the sizes again and again, from a file that stays open.
+pub struct Meter(File);
+
+impl Meter {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// Where the system does not have it.
+    pub fn open() -> Result<Meter> {
+        File::open("/proc/self/statm").map(Meter)
     }
 
+    /// The sizes now; `None` where the kernel does not tell.
+    pub fn sizes(&self) -> Option<Sizes> {
+        let mut text = [0; 128];
+        let got = self.0.read_at(&mut text, 0).ok()?;
+        Sizes::parse(std::str::from_utf8(&text[..got]).ok()?)
+    }
+}
+
+impl Sizes {
     fn parse(statm: &str) -> Option<Sizes> {
         let mut pages = statm.split_ascii_whitespace().map(str::parse::<u64>);
         let mut bytes = || Some(pages.next()?.ok()?.saturating_mul(page_size() as u64));
@@ -63,7 +81,7 @@ mod tests {
         for garbage in ["", "1000", "x 1", "1 -2"] {
             assert_eq!(Sizes::parse(garbage), None, "{garbage:?}");
         }
-        let now = Sizes::now().unwrap();
+        let now = Meter::open().unwrap().sizes().unwrap();
         assert!(now.resident > 0 && now.mapped > now.resident);
     }
 }

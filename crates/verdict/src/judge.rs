@@ -5,11 +5,11 @@ use std::time::Duration;
 use crate::births::{Births, Rate};
 use crate::history::History;
 use crate::looks;
-use crate::resident::{self, Resident};
 use crate::rules::{Certainty, Kept, Phase, Reason, Rules, Verdict};
 use crate::screen;
 use crate::site::{Moment, Site, SiteFinding, State, told_window};
 use crate::trend::{Amount, Trend};
+use crate::witness::{Growth, Witness};
 
 /// Follows one run of calls.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub struct Judge {
     trend: Trend,
     /// Sites are told apart since this call; before it all blocks are of one site.
     sites_since: Option<u32>,
-    /// Resident memory that no block explains, once there is a suspicion.
-    resident: Option<Resident>,
+    /// What the kernel and allocators count, by the numbers that they were given.
+    witnesses: Vec<(usize, Witness)>,
     /// The looks before, from the first on that may say "clean".
     history: History,
 }
@@ -49,8 +49,8 @@ pub struct Outcome {
     pub period: u32,
 }
 
-/// The site of memory that becomes resident though nobody allocates it.
-pub const RESIDENT: usize = usize::MAX;
+/// Sites from here on are no places but witnesses: the first is number 0.
+pub const WITNESS: usize = usize::MAX / 2;
 
 /// The fewest calls that say anything.
 const LEAST_CALLS: u32 = 16;
@@ -62,7 +62,7 @@ impl Judge {
             rules,
             trend: Trend::default(),
             sites_since: None,
-            resident: None,
+            witnesses: Vec::new(),
             history: History::default(),
         }
     }
@@ -82,16 +82,19 @@ impl Judge {
         self.trend.add(call, total.bytes);
     }
 
-    /// Resident memory that no live block explains may be growing: it is told from now on, at each checkpoint, by
-    /// [`Judge::resident`].
-    pub fn watch_resident(&mut self, calls: u32) {
-        self.resident.get_or_insert_with(|| Resident::new(calls));
+    /// Something that another one counts may be growing, and the live set does not explain it: [`Judge::witness`] tells it
+    /// from now on, at each checkpoint. Less than `least` bytes are no growth. `suspicion` is what was seen of it before, in
+    /// bytes per call.
+    pub fn watch(&mut self, witness: usize, calls: u32, least: u64, suspicion: f64) {
+        if self.witnesses.iter().all(|(known, _)| *known != witness) {
+            self.witnesses.push((witness, Witness::new(calls, least, suspicion)));
+        }
     }
 
-    /// Notes how many bytes are resident of mappings that hold no block of the live set.
-    pub fn resident(&mut self, call: u32, bytes: u64) {
-        if let Some(resident) = &mut self.resident {
-            resident.add(call, bytes);
+    /// Notes how many bytes a witness counts that nothing explains.
+    pub fn witness(&mut self, witness: usize, call: u32, bytes: u64) {
+        if let Some((_, known)) = self.witnesses.iter_mut().find(|(known, _)| *known == witness) {
+            known.add(call, bytes);
         }
     }
 
@@ -138,12 +141,12 @@ impl Judge {
                 State::Quiet => {}
             }
         }
-        let resident = self.resident.as_ref().map(|resident| resident.growth(calls, true));
-        if open.is_empty()
-            && findings.is_empty()
-            && let Some(resident::Growth::Steady(rate)) = resident
-        {
-            open.push(resident_finding(rate, calls));
+        if open.is_empty() && findings.is_empty() {
+            let growing = |(witness, growth)| match growth {
+                Growth::Steady(rate) | Growth::Unclear(rate) => Some(witnessed(witness, rate, calls)),
+                Growth::None => None,
+            };
+            open.extend(self.growths(calls).filter_map(growing));
         }
         if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
             open = self.rising_sites(calls, sites);
@@ -201,10 +204,12 @@ impl Judge {
             findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
         }
         if findings.is_empty() && moment.phase > Phase::Early {
-            match self.resident.as_ref().map(|resident| resident.growth(calls, false)) {
-                Some(resident::Growth::Steady(rate)) => findings.push(resident_finding(rate, calls)),
-                Some(resident::Growth::Unclear) => return None,
-                Some(resident::Growth::None) | None => {}
+            for (witness, growth) in self.growths(calls) {
+                match growth {
+                    Growth::Steady(rate) => findings.push(witnessed(witness, rate, calls)),
+                    Growth::Unclear(_) => return None,
+                    Growth::None => {}
+                }
             }
         }
         if !findings.is_empty() {
@@ -232,6 +237,11 @@ impl Judge {
         Next::Continue {
             tell_sites: self.sites_since.is_some(),
         }
+    }
+
+    fn growths(&self, calls: u32) -> impl Iterator<Item = (usize, Growth)> + '_ {
+        let growth = move |(witness, known): &(usize, Witness)| (*witness, known.growth(calls));
+        self.witnesses.iter().map(growth)
     }
 
     fn moment(&self, calls: u32, took: Duration, last: bool) -> Moment<'_> {
@@ -289,8 +299,8 @@ impl Judge {
     }
 }
 
-fn resident_finding(bytes: f64, calls: u32) -> SiteFinding {
-    in_bytes(RESIDENT, bytes, (calls / 4, calls))
+fn witnessed(witness: usize, bytes: f64, calls: u32) -> SiteFinding {
+    in_bytes(WITNESS + witness, bytes, (calls / 4, calls))
 }
 
 /// Growth that shows in bytes only.

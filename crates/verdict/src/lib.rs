@@ -16,7 +16,7 @@
 //!   proves nothing: stale words abound.
 //! * `scarce` – *are descriptors, threads or children still being added?* They run out early, so
 //!   they are judged early.
-//! * `resident` – *does memory become resident though nobody allocates it?*
+//! * `witness` – *does what the kernel or an allocator counts grow, and no live block explains it?*
 //!
 //! Whoever measures also hands over how long the calls took; it decides only after how many calls growth is
 //! called a leak.
@@ -32,15 +32,15 @@ mod judge;
 mod looks;
 mod lost;
 pub mod references;
-mod resident;
 mod rules;
 mod scarce;
 mod screen;
 mod site;
 mod trend;
+mod witness;
 
 pub use births::{Births, Rate};
-pub use judge::{Judge, Next, Outcome, RESIDENT};
+pub use judge::{Judge, Next, Outcome, WITNESS};
 pub use lost::is_proof;
 pub use rules::{Certainty, Kept, Reason, Rules, Verdict};
 pub use site::{Site, SiteFinding};

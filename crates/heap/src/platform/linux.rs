@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use crate::allocator::any::{Heap, Told};
 use crate::present::{Present, Server, present, server};
-use crate::{Allocator, Error, HeapInfo};
+use crate::{Allocator, Error, HeapInfo, Statistics};
 use crate::{loaded, mappings};
 
 pub(crate) fn heap_info() -> Result<HeapInfo, Error> {
     serving("heap_info")?.heap_info()
+}
+
+pub(crate) fn statistics_of_malloc() -> Option<Statistics> {
+    Some(serving("statistics").ok()?.statistics().ok()?.statistics)
 }
 
 pub(crate) fn heap_trim() -> Result<(), Error> {

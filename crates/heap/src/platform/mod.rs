@@ -13,4 +13,6 @@ mod here;
 #[path = "bsd.rs"]
 mod here;
 
+#[cfg(target_os = "linux")]
+pub(crate) use here::statistics_of_malloc;
 pub(crate) use here::{allocators, heap_info, heap_trim};

@@ -33,52 +33,53 @@ type Moment = (i64, i64);
 
 /// Folders for temporary files may hold very many others: those of the upper levels, and that changed last, come
 /// first.
-const MOST_FOLDERS: usize = 1000;
+const MOST_FOLDERS: usize = 200;
 const DEEPEST: usize = 4;
-/// A folder with more names than this takes too long to compare.
+/// A folder with more names than this takes too long to compare, and is left out.
 const MOST_NAMES: usize = 5000;
-/// A folder that has changed no longer ago than this may be one of the calls'.
-const RECENT: Duration = Duration::from_secs(3600);
+/// A folder that has changed no longer ago than this may be one of the calls': they have been made a few times by now.
+const RECENT: Duration = Duration::from_secs(60);
 /// The kernel's clock for files goes in steps, which are of 10 ms at most (`CONFIG_HZ`).
 const STEP: Duration = Duration::from_millis(20);
 
 impl Folders {
-    /// All of them, as they are now.
+    /// The folders for temporary files and those in them, as they are now. Only what is in folders that have changed
+    /// lately is known, down to some depth; the others are listed when they change.
     pub(super) fn now() -> Folders {
         // SAFETY: only asks.
         let user = unsafe { libc::geteuid() };
         let recent = moment_of(SystemTime::now().checked_sub(RECENT).unwrap_or(UNIX_EPOCH));
         let mut found = Vec::new();
         let mut level: Vec<(PathBuf, Moment)> = roots().into_iter().filter_map(with_change).collect();
-        let mut depth = 0;
-        while !level.is_empty() && depth <= DEEPEST {
+        for depth in 0..=DEEPEST {
             level.sort_by_key(|(_, changed)| std::cmp::Reverse(*changed));
             level.truncate(MOST_FOLDERS.saturating_sub(found.len()));
-            let mut below = Vec::new();
-            for (path, changed) in level {
-                let (names, inner) = list(&path);
-                below.extend(inner.into_iter().filter_map(with_change));
-                let known = (depth == 0 || changed >= recent) && names.len() <= MOST_NAMES;
-                found.push(Folder {
+            for (path, changed) in std::mem::take(&mut level) {
+                let mut folder = Folder {
                     changed: settled(changed),
-                    before: known.then(|| names.into_iter().collect()),
+                    before: None,
                     new: HashMap::new(),
                     path,
-                });
+                };
+                if depth == 0 || changed >= recent {
+                    let (names, inner) = list(&folder.path);
+                    level.extend(inner.into_iter().filter_map(with_change));
+                    if names.len() > MOST_NAMES {
+                        continue;
+                    }
+                    folder.before = Some(names.into_iter().collect());
+                }
+                found.push(folder);
             }
-            (level, depth) = (below, depth + 1);
         }
         Folders { folders: found, user }
     }
 
-    /// Looks for names that came and went; `everywhere`, or only in folders in which something has changed lately.
-    pub(super) fn look(&mut self, everywhere: bool) {
+    /// Looks for names that came and went.
+    pub(super) fn look(&mut self) {
         let user = self.user;
         self.folders.retain_mut(|folder| {
-            if folder.before.is_none() && !everywhere {
-                return true;
-            }
-            let Some((_, changed)) = with_change(folder.path.clone()) else {
+            let Some(changed) = change_of(&folder.path) else {
                 return false;
             };
             if folder.changed != Some(changed) {
@@ -147,8 +148,12 @@ fn list(folder: &Path) -> (Vec<OsString>, Vec<PathBuf>) {
 }
 
 fn with_change(path: PathBuf) -> Option<(PathBuf, Moment)> {
-    let folder = fs::symlink_metadata(&path).ok().filter(Metadata::is_dir)?;
-    Some((path, (folder.mtime(), folder.mtime_nsec())))
+    change_of(&path).map(|changed| (path, changed))
+}
+
+fn change_of(folder: &Path) -> Option<Moment> {
+    let folder = fs::symlink_metadata(folder).ok().filter(Metadata::is_dir)?;
+    Some((folder.mtime(), folder.mtime_nsec()))
 }
 
 fn settled(changed: Moment) -> Option<Moment> {

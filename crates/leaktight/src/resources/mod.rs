@@ -27,7 +27,7 @@ pub(crate) use list::descriptors;
 use names::Names;
 use signals::Handlers;
 use system_v::Object;
-use unseen::Stance;
+use unseen::{Group, Stance};
 
 /// One thing, for as long as it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,10 +70,10 @@ pub(crate) struct Resources {
     known: BTreeMap<Thing, Mark>,
     /// Those from before the first judged call.
     from_before: BTreeMap<Thing, Mark>,
-    /// Those of the known that nobody saw being made, and that another program may have made.
+    /// Those of the known that the calls were not seen to make, and that another program or thread may have made.
     unseen: BTreeSet<Thing>,
-    /// Whose they are, by kind.
-    stances: Vec<(Kind, Stance)>,
+    /// Whose they are.
+    stances: Vec<(Group, Stance)>,
     names: Names,
     /// Who made them, as far as it was seen.
     child_marks: HashMap<i32, Mark>,
@@ -84,6 +84,8 @@ pub(crate) struct Resources {
     first: u32,
     /// The call after which was looked last.
     looked_at: u32,
+    /// The call after which was compared last.
+    compared_at: u32,
     /// When the first judged call began, and how long nothing was called since.
     started: Instant,
     idle: Duration,
@@ -108,6 +110,7 @@ impl Resources {
             objects: BTreeMap::new(),
             first: 0,
             looked_at: 0,
+            compared_at: 0,
             started: Instant::now(),
             idle: Duration::ZERO,
             descriptors: 0,
@@ -119,17 +122,27 @@ impl Resources {
     pub(crate) fn begin(&mut self, call: u32, subject: &mut impl Subject) {
         // Beside calls of others nothing is told of names that nobody saw being made.
         if self.checks.files && !self.own_only {
-            self.names.compare_folders();
+            self.names.follow_folders();
         }
+        self.compare();
         self.look(call, subject);
         self.from_before = std::mem::take(&mut self.known);
         self.unseen.clear();
-        self.first = call;
+        (self.first, self.compared_at) = (call, call);
         self.started = Instant::now();
     }
 
-    /// What there is now, and whose it is, as far as it was seen.
-    fn now(&mut self, call: u32, subject: &mut impl Subject) -> BTreeMap<Thing, Option<Mark>> {
+    /// Asks for what takes longer to ask for: what is in the folders, and the tables of System V.
+    fn compare(&mut self) {
+        if self.checks.files {
+            self.names.compare_folders();
+            self.objects = system_v::objects();
+            self.object_marks.retain(|object, _| self.objects.contains_key(object));
+        }
+    }
+
+    /// What there is now, or was at the last comparison, and whose it is, as far as it was seen.
+    fn now(&mut self, subject: &mut impl Subject) -> BTreeMap<Thing, Option<Mark>> {
         self.take_marks();
         let mut now: BTreeMap<Thing, Option<Mark>> = BTreeMap::new();
         if self.checks.fds {
@@ -150,12 +163,9 @@ impl Resources {
             now.extend(children.into_iter().map(mark));
         }
         if self.checks.files {
-            now.extend(self.names.now(call));
-            let objects = system_v::objects();
-            self.object_marks.retain(|object, _| objects.contains_key(object));
+            now.extend(self.names.now());
             let mark = |object| (Thing::SystemV(object), self.object_marks.get(&object).copied());
-            now.extend(objects.keys().copied().map(mark));
-            self.objects = objects;
+            now.extend(self.objects.keys().copied().map(mark));
         }
         if self.checks.garbage {
             now.extend((0..subject.uncollectable() as u64).map(|at| (Thing::Garbage(at), None)));
@@ -178,9 +188,18 @@ impl Resources {
         });
     }
 
+    /// Looks what exists after this call, and tells the things that the calls were not seen to make from those of
+    /// others; for that it may let some time pass.
+    pub(crate) fn look_closely(&mut self, call: u32, subject: &mut impl Subject) {
+        self.compare();
+        self.look(call, subject);
+        self.compared_at = call;
+        self.tell_unseen(call, subject);
+    }
+
     /// Looks what exists after this call.
     pub(crate) fn look(&mut self, call: u32, subject: &mut impl Subject) {
-        let now = self.now(call, subject);
+        let now = self.now(subject);
         let since = self.looked_at;
         // A number that was given out again since is another thing.
         let is_same = |thing: &Thing, then: &mut Mark| match now.get(thing) {
@@ -216,12 +235,21 @@ impl Resources {
                 .copied()
                 .filter(|(thing, _)| thing.kind() == kind)
                 .partition(|(_, mark)| mark.as_ref().is_some_and(|mark| !may_be_old || is_recent(mark)));
-            self.known
-                .extend(seen.into_iter().filter_map(|(thing, mark)| Some((thing, mark?))));
+            for (thing, mark) in seen.into_iter().filter_map(|(thing, mark)| Some((thing, mark?))) {
+                self.known.insert(thing, mark);
+                if mark.foreign && unseen::KINDS.contains(&kind) {
+                    self.unseen.insert(thing);
+                }
+            }
             if self.own_only && !matches!(kind, Kind::Child | Kind::Garbage) {
                 continue;
             }
             // Nobody saw who made these: they are spread over the calls since the last look.
+            let since = if unseen::KINDS.contains(&kind) {
+                self.compared_at
+            } else {
+                since
+            };
             let (count, calls) = (unseen.len() as u64, u64::from(call - since));
             for (at, (thing, _)) in (1u64..).zip(unseen) {
                 let mark = Mark {
@@ -242,11 +270,10 @@ impl Resources {
         matches!(thing, Thing::SystemV(object) if self.objects.get(&object) == Some(&true))
     }
 
-    /// Nothing of what nobody saw being made has to do with the calls.
-    fn disown(&mut self, kind: Kind) {
-        let of_kind = |thing: &Thing| thing.kind() == kind;
+    /// What is others' counts as if it had been there before.
+    fn disown(&mut self) {
         for thing in std::mem::take(&mut self.unseen) {
-            if !of_kind(&thing) {
+            if self.stance_of(thing) != Some(Stance::Others) {
                 self.unseen.insert(thing);
             } else if let Some(mark) = self.known.remove(&thing) {
                 self.from_before.insert(thing, mark);
@@ -254,15 +281,21 @@ impl Resources {
         }
     }
 
+    fn stance_of(&self, thing: Thing) -> Option<Stance> {
+        let group = self.group_of(thing);
+        let found = self.stances.iter().find(|(of, _)| *of == group);
+        found.map(|(_, stance)| *stance)
+    }
+
     /// Whether it counts: the calls were seen to make it, or it is as good as certain that they did.
     fn counts(&self, thing: Thing) -> bool {
-        !self.unseen.contains(&thing) || self.stances.contains(&(thing.kind(), Stance::Ours))
+        !self.unseen.contains(&thing) || self.stance_of(thing) == Some(Stance::Ours)
     }
 
     /// Something appeared in step with the calls that they may have made, though nobody saw that.
     pub(crate) fn doubt(&self) -> Option<String> {
-        let (kind, _) = self.stances.iter().find(|(_, stance)| *stance == Stance::Unclear)?;
-        let thing = self.unseen.iter().rev().find(|thing| thing.kind() == *kind)?;
+        let is_unclear = |thing: &&Thing| self.stance_of(**thing) == Some(Stance::Unclear);
+        let thing = self.unseen.iter().rev().find(is_unclear)?;
         let name = name::of_name(*thing, &self.names)?;
         Some(format!(
             "names such as {name} appeared in step with the calls, which were not seen to make them; whether they did is not certain"
@@ -278,10 +311,6 @@ impl Resources {
     fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (Thing, Mark)> {
         let of_kind = self.known.iter().filter(move |(thing, _)| thing.kind() == kind);
         of_kind.map(|(thing, mark)| (*thing, *mark))
-    }
-
-    fn unseen_of(&self, kind: Kind) -> impl Iterator<Item = (Thing, Mark)> {
-        self.of_kind(kind).filter(|(thing, _)| self.unseen.contains(thing))
     }
 
     /// What calls left behind, by kind and place.

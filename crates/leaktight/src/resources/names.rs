@@ -21,14 +21,17 @@ pub(super) struct Names {
     /// Every name met so far, with a number that stays.
     numbers: HashMap<PathBuf, u32>,
     paths: Vec<PathBuf>,
-    /// The call from which on all folders are looked at again.
-    everywhere_at: u32,
 }
 
 impl Names {
     /// What is there now was there before; from here on the folders are compared, too.
-    pub(super) fn compare_folders(&mut self) {
+    pub(super) fn follow_folders(&mut self) {
         self.folders = Some(Folders::now());
+    }
+
+    /// Looks for names that came and went in the folders.
+    pub(super) fn compare_folders(&mut self) {
+        self.folders.iter_mut().for_each(Folders::look);
     }
 
     /// Notes a name that a call made.
@@ -37,23 +40,20 @@ impl Names {
             .insert(without_links(Path::new(OsStr::from_bytes(path))), mark);
     }
 
-    /// The names that exist, and whose they are.
-    pub(super) fn now(&mut self, call: u32) -> BTreeMap<Thing, Option<Mark>> {
+    /// The names that exist, and whose they are; those that nobody saw being made as of the last comparison.
+    pub(super) fn now(&mut self) -> BTreeMap<Thing, Option<Mark>> {
         self.marks.retain(|path, _| exists(path));
         let mut all: Vec<(PathBuf, Option<Mark>)> = self
             .marks
             .iter()
             .map(|(path, mark)| (path.clone(), Some(*mark)))
             .collect();
-        if let Some(folders) = &mut self.folders {
-            let everywhere = call >= self.everywhere_at;
-            if everywhere {
-                self.everywhere_at = call.saturating_mul(2);
-            }
-            folders.look(everywhere);
-            let unseen = folders.new_names().filter(|path| !self.marks.contains_key(path));
-            all.extend(unseen.map(|path| (path, None)));
-        }
+        let unseen = self.folders.iter().flat_map(Folders::new_names);
+        all.extend(
+            unseen
+                .filter(|path| !self.marks.contains_key(path))
+                .map(|path| (path, None)),
+        );
         all.into_iter().map(|(path, mark)| (self.thing(path), mark)).collect()
     }
 
@@ -61,16 +61,32 @@ impl Names {
         &self.paths[number as usize]
     }
 
+    /// The number of the folder that the name is in.
+    pub(super) fn folder_of(&self, number: u32) -> u32 {
+        let folder = self.path(number).parent();
+        folder
+            .and_then(|folder| self.numbers.get(folder))
+            .copied()
+            .unwrap_or(number)
+    }
+
     fn thing(&mut self, path: PathBuf) -> Thing {
         let in_memory = path.starts_with("/dev/shm") || path.starts_with("/dev/mqueue");
-        let number = *self.numbers.entry(path).or_insert_with_key(|path| {
-            self.paths.push(path.clone());
-            self.paths.len() as u32 - 1
-        });
+        if let Some(folder) = path.parent() {
+            self.number(folder.to_owned());
+        }
+        let number = self.number(path);
         match in_memory {
             true => Thing::Shared(number),
             false => Thing::File(number),
         }
+    }
+
+    fn number(&mut self, path: PathBuf) -> u32 {
+        *self.numbers.entry(path).or_insert_with_key(|path| {
+            self.paths.push(path.clone());
+            self.paths.len() as u32 - 1
+        })
     }
 }
 

@@ -1,6 +1,7 @@
-//! Whose names are that appeared while calls were made, and that nobody saw them make: a child process of theirs may
-//! have, or a system call that is not followed; or another program altogether.
+//! Whose names are that appeared while calls were made, and that they were not seen to make: a child process of theirs
+//! may have, or a thread that was there before, or a system call that is not followed; or another program altogether.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use leaktight_hooks::{self as hooks, Mark};
@@ -10,7 +11,11 @@ use super::{Resources, Thing};
 use crate::sites::IDLE;
 use crate::subject::Subject;
 
-/// What is known of the unseen things of one kind.
+/// Things that are judged together: of one kind, and with names in one folder (by its number among all names), since
+/// other programs have folders of their own.
+pub(super) type Group = (Kind, Option<u32>);
+
+/// What is known of a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stance {
     /// They come in step with the calls, and none comes while nothing is called.
@@ -34,46 +39,54 @@ const LONGEST: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(20);
 
 impl Resources {
-    /// To be called at each look: judges the things that nobody saw being made, and lets some time pass for that.
-    pub(crate) fn tell_unseen(&mut self, calls: u32, subject: &mut impl Subject) {
+    /// Judges the things that the calls were not seen to make, and lets some time pass for that.
+    pub(super) fn tell_unseen(&mut self, calls: u32, subject: &mut impl Subject) {
         self.stances.clear();
-        let births = |kind| -> Vec<u32> { self.unseen_of(kind).map(|(_, mark)| mark.birth).collect() };
-        let counts = KINDS.map(|kind| (kind, births(kind)));
-        let suspects = counts
-            .into_iter()
-            .filter(|(_, births)| keeps_step(births, self.first, calls));
+        let mut groups: BTreeMap<Group, Vec<u32>> = BTreeMap::new();
+        for thing in &self.unseen {
+            let births = groups.entry(self.group_of(*thing)).or_default();
+            let birth = self.known.get(thing).map(|mark| mark.birth);
+            births.extend(birth.filter(|birth| *birth <= calls));
+        }
+        groups.retain(|_, births| keeps_step(births, self.first, calls));
         let calling = self.started.elapsed().saturating_sub(self.idle);
-        let suspects: Vec<(Kind, Duration)> = suspects
-            .map(|(kind, births)| (kind, calling / births.len() as u32))
-            .collect();
-        let Some(distance) = suspects.iter().map(|(_, distance)| *distance).max() else {
+        let distance = |births: &Vec<u32>| calling / births.len() as u32;
+        let Some(longest) = groups.values().map(distance).max() else {
             return;
         };
-        let (waited, came) = self.while_idle((distance * AWAITED).clamp(SHORTEST, LONGEST), calls, subject);
-        for (kind, distance) in suspects {
-            let awaited = waited.as_secs_f64() / distance.as_secs_f64();
-            let stance = judge(awaited, came.iter().filter(|thing| thing.kind() == kind).count());
-            if stance == Stance::Others {
-                self.disown(kind);
-            }
-            self.stances.push((kind, stance));
+        let (waited, came) = self.while_idle((longest * AWAITED).clamp(SHORTEST, LONGEST), subject);
+        hooks::leave_call(calls);
+        for (group, births) in groups {
+            let awaited = waited.as_secs_f64() / distance(&births).as_secs_f64();
+            let came = came.iter().filter(|thing| self.group_of(**thing) == group).count();
+            self.stances.push((group, judge(awaited, came)));
         }
+        self.disown();
         self.from_before
             .extend(came.into_iter().map(|thing| (thing, Mark::default())));
     }
 
+    pub(super) fn group_of(&self, thing: Thing) -> Group {
+        match thing {
+            Thing::File(number) | Thing::Shared(number) => (thing.kind(), Some(self.names.folder_of(number))),
+            thing => (thing.kind(), None),
+        }
+    }
+
     /// What is new after some time in which nothing was called, and how long that was.
-    fn while_idle(&mut self, time: Duration, calls: u32, subject: &mut impl Subject) -> (Duration, Vec<Thing>) {
+    fn while_idle(&mut self, time: Duration, subject: &mut impl Subject) -> (Duration, Vec<Thing>) {
         hooks::leave_call(IDLE);
         let started = Instant::now();
         // What a child process of the last call still makes is no proof against it.
         subject.idle(SHORTEST);
-        let before = self.now(calls, subject);
+        self.compare();
+        let before = self.now(subject);
         let waited = Instant::now();
         subject.idle(time);
         let waited = waited.elapsed();
-        let mut after = self.now(calls, subject);
-        after.retain(|thing, mark| mark.is_none() && !before.contains_key(thing));
+        self.compare();
+        let mut after = self.now(subject);
+        after.retain(|thing, mark| mark.is_none_or(|mark| mark.foreign) && !before.contains_key(thing));
         self.idle += started.elapsed();
         (waited, after.into_keys().collect())
     }
