@@ -259,6 +259,21 @@ def test_wider_fixtures_are_made_once(project):
     assert "torn down" not in run["text"]
 
 
+def test_what_reports_while_a_test_runs_is_told_once(project):
+    """As subtests do from pytest 9 on."""
+    project.write(
+        """
+        import pytest
+        def test_it(request):
+            report = pytest.TestReport(request.node.nodeid, request.node.location, {}, "passed", None, "call")
+            request.node.ihook.pytest_runtest_logreport(report=report)
+        """
+    )
+    run = project.leaks()
+    assert verdicts(run) == {"test_it": "clean"}
+    assert "2 passed" in run["text"]
+
+
 def test_failing_teardown_of_a_wider_fixture_is_told(project):
     project.write(
         """

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
 
 import pytest
@@ -108,7 +109,8 @@ DROPPED = {
 def judged(python, setup, call, checks="", want=("clean", "bounded")):
     lines = "\n".join("    " + line for line in call.replace("\\n", "\n").splitlines())
     script = f"import leaktight\n{setup}\ndef call():\n{lines}\nreport = leaktight.check(call{checks})\nassert report.verdict in {want!r}, report\n"
-    return support.run(python, ["-c", script], paths=support.zoo_paths()[python.version])
+    with tempfile.TemporaryDirectory() as folder:  # Of its own, where no other process makes files.
+        return support.run(python, ["-c", script], paths=support.zoo_paths()[python.version], env={"TMPDIR": folder})
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
@@ -199,7 +201,8 @@ gc.collect(); gc.freeze()
 before = gc.get_freeze_count()
 new = [{} for _ in range(1000)]
 assert leaktight.check(len, kept).verdict == "clean"
-assert gc.get_freeze_count() == before > 1000, (before, gc.get_freeze_count())
+# A few of them die: modules that are imported meanwhile replace them.
+assert before - 20 < gc.get_freeze_count() <= before > 1000, (before, gc.get_freeze_count())
 found = {id(item) for item in gc.get_objects()}
 assert id(new) in found and not any(id(item) in found for item in kept)
 del kept

@@ -1,79 +1,37 @@
 //! The cache that a block belongs to, where it says how large it may become.
 
+use std::cmp::Reverse;
+
 use leaktight::{Block, Capacity};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyModule, PyTuple, PyType};
+use pyo3::types::{PyCFunction, PyDict, PyList, PyModule, PyTuple, PyType};
 
 use crate::types::KnownTypes;
 
 /// The `functools.lru_cache` that keeps the object in `block`, as a key, a value, or inside of one, or the table of whose
 /// entries the block is.
 pub(crate) fn capacity(py: Python<'_>, types: Option<&KnownTypes>, block: &Block) -> PyResult<Option<Capacity>> {
+    /// The fullest may be what grows, and one of these at most does not.
+    const MOST_CACHES: usize = 3;
     let gc = py.import("gc")?;
     let wrapper = py.import("functools")?.getattr("_lru_cache_wrapper")?;
-    let is_cache = |object: &Bound<'_, PyAny>| object.get_type().is(&wrapper);
-    let objects = gc.call_method0("get_objects")?.cast_into::<PyList>()?;
-    let caches: Vec<Bound<'_, PyAny>> = objects.iter().filter(is_cache).collect();
-    for cache in &caches {
-        // The dict of its entries, which the collector need not know.
-        let parts = gc.call_method1("get_referents", (cache,))?.cast_into::<PyList>()?;
-        let mut dicts = parts.iter().filter(|part| part.is_exact_instance_of::<PyDict>());
-        if dicts.any(|dict| !is_namespace(&dict) && has_table(&dict, block)) {
-            return read(cache);
-        }
-    }
-    let Some(object) = types.and_then(|types| types.object(py, block)) else {
-        return Ok(None);
-    };
+    let object = types.and_then(|types| types.object(py, block));
     // SAFETY: a live object, see `KnownTypes::object`.
-    let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
-    if object.get_type().name()? == "_lru_list_elem" {
-        // An entry, which refers to nobody that the collector sees. It is the fullest that it can be one of many of.
-        let known: Vec<Capacity> = caches.iter().filter_map(|cache| read(cache).ok()?).collect();
-        return Ok(known.into_iter().max_by_key(|cache| cache.entries));
-    }
-    match above(&gc, object, is_cache)? {
-        Some(cache) => read(&cache),
-        None => Ok(None),
-    }
-}
-
-/// Whether a dict itself has a pointer into the block.
-fn has_table(dict: &Bound<'_, PyAny>, block: &Block) -> bool {
-    // Include/cpython/dictobject.h: the head of an object, two words, and the pointers to keys and values.
-    const WORDS: usize = 6;
-    let start = dict.as_ptr().cast::<usize>();
-    // SAFETY: a live `PyDictObject` has so many words at least, and the GIL is held.
-    let words = unsafe { std::slice::from_raw_parts(start, WORDS) };
-    words.iter().any(|word| word.wrapping_sub(block.address) < block.size)
-}
-
-/// The first cache on the way up through whatever refers to an object.
-fn above<'py>(
-    gc: &Bound<'py, PyModule>,
-    object: Bound<'py, PyAny>,
-    is_cache: impl Fn(&Bound<'py, PyAny>) -> bool,
-) -> PyResult<Option<Bound<'py, PyAny>>> {
-    /// An attribute of an object in a list in a cache is four steps away from it.
-    const STEPS: usize = 5;
-    /// What is held by more than so many is no part of one cache.
-    const MOST: usize = 100;
-    let mut level = vec![object];
-    for _ in 0..STEPS {
-        let referrers = gc.call_method1("get_referrers", PyTuple::new(gc.py(), &level)?)?;
-        let referrers = referrers.cast_into::<PyList>()?;
-        level = referrers.iter().filter(|referrer| is_inner(referrer, &level)).collect();
-        if let Some(cache) = level.iter().find(|object| is_cache(object)) {
-            return Ok(Some(cache.clone()));
-        }
-        if level.is_empty() || level.len() > MOST {
-            break;
+    let object = object.map(|object| unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) });
+    let objects = gc.call_method0("get_objects")?.cast_into::<PyList>()?;
+    let caches = objects.iter().filter(|object| object.get_type().is(&wrapper));
+    let mut known: Vec<_> = caches.filter_map(|cache| Some((read(&cache).ok()??, cache))).collect();
+    known.sort_by_key(|(capacity, _)| Reverse(capacity.entries));
+    for (capacity, cache) in known.into_iter().take(MOST_CACHES) {
+        if keeps(&gc, &cache, block, object.as_ref())? {
+            return Ok(Some(capacity));
         }
     }
     Ok(None)
 }
 
+/// What a cache says of itself; `None` where it has no limit.
 fn read(cache: &Bound<'_, PyAny>) -> PyResult<Option<Capacity>> {
     let info = cache.call_method0("cache_info")?;
     let most: Option<u64> = info.getattr("maxsize")?.extract()?;
@@ -86,18 +44,64 @@ fn read(cache: &Bound<'_, PyAny>) -> PyResult<Option<Capacity>> {
     }))
 }
 
-/// Whether an object may be part of what a cache keeps, rather than the program around it or the question itself.
-fn is_inner(referrer: &Bound<'_, PyAny>, asked: &[Bound<'_, PyAny>]) -> bool {
-    let is_question = || {
-        let tuple = referrer.cast_exact::<PyTuple>();
-        tuple.is_ok_and(|tuple| tuple.len() == asked.len() && tuple.iter().zip(asked).all(|(item, of)| item.is(of)))
+/// Whether a block is part of a cache. Who refers to an object does not tell: the collector does not know of dicts
+/// and tuples of plain values.
+fn keeps(
+    gc: &Bound<'_, PyModule>,
+    cache: &Bound<'_, PyAny>,
+    block: &Block,
+    object: Option<&Bound<'_, PyAny>>,
+) -> PyResult<bool> {
+    /// An attribute of an object in a list in a cache is so many steps away from it.
+    const STEPS: usize = 4;
+    /// Keys and values come first, the oldest entry before all others (`lru_cache_tp_traverse` in
+    /// Modules/_functoolsmodule.c). Blocks that are asked for are young.
+    const YOUNGEST: usize = 2000;
+    /// What refers to more is no part of a cache.
+    const MOST: usize = 100_000;
+    let parts = gc.call_method1("get_referents", (cache,))?.cast_into::<PyList>()?;
+    let youngest = parts.iter().skip(parts.len().saturating_sub(YOUNGEST));
+    let mut level: Vec<Bound<'_, PyAny>> = youngest.filter(is_inner).collect();
+    let Some(object) = object else {
+        return Ok(level.iter().any(|part| has_table(part, block)));
     };
-    let is_frame = || referrer.get_type().name().is_ok_and(|name| name == "frame");
-    let is_around = referrer.is_instance_of::<PyType>() || referrer.is_instance_of::<PyModule>() || is_frame();
-    !(is_around || is_namespace(referrer) || is_question())
+    if object.get_type().name()? == "_lru_list_elem" {
+        return Ok(true); // An entry of the fullest: nobody sees what it refers to.
+    }
+    for _ in 0..STEPS {
+        if level.is_empty() || level.len() > MOST {
+            break;
+        }
+        if level.iter().any(|part| part.is(object)) {
+            return Ok(true);
+        }
+        let deeper = gc.call_method1("get_referents", PyTuple::new(gc.py(), &level)?)?;
+        level = deeper.cast_into::<PyList>()?.iter().filter(is_inner).collect();
+    }
+    Ok(false)
 }
 
-fn is_namespace(object: &Bound<'_, PyAny>) -> bool {
-    let dict = object.cast_exact::<PyDict>();
-    dict.is_ok_and(|dict| dict.contains("__name__").unwrap_or(true))
+/// Whether an object is a dict that has a pointer into the block.
+fn has_table(object: &Bound<'_, PyAny>, block: &Block) -> bool {
+    // Include/cpython/dictobject.h: the head of an object, two words, and the pointers to keys and values.
+    const WORDS: usize = 6;
+    if !object.is_exact_instance_of::<PyDict>() {
+        return false;
+    }
+    // SAFETY: a live `PyDictObject` has so many words at least, and the GIL is held.
+    let words = unsafe { std::slice::from_raw_parts(object.as_ptr().cast::<usize>(), WORDS) };
+    words.iter().any(|word| word.wrapping_sub(block.address) < block.size)
+}
+
+/// Whether an object may be part of what a cache keeps, rather than the program around it.
+fn is_inner(object: &Bound<'_, PyAny>) -> bool {
+    let is_function = || object.get_type().name().is_ok_and(|name| name == "function");
+    let is_namespace = || {
+        let dict = object.cast_exact::<PyDict>();
+        dict.is_ok_and(|dict| dict.contains("__name__").unwrap_or(true))
+    };
+    let is_around = object.is_instance_of::<PyType>()
+        || object.is_instance_of::<PyModule>()
+        || object.is_instance_of::<PyCFunction>();
+    !(is_around || is_function() || is_namespace())
 }

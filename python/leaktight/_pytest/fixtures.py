@@ -40,12 +40,23 @@ def name_of(item: pytest.Item, stack: list[dict[str, Any]]) -> Optional[str]:
     """The fixture whose function is in the stack."""
     # A frame's file may be given relative to the current folder.
     frames = {(os.path.abspath(frame.get("file") or ""), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
-    definitions = item.session._fixturemanager._arg2fixturedefs.values()
-    for definition in (definition for same in definitions for definition in same if definition.scope == "function"):
+    for definition in definitions(item.session):
         code = getattr(inspect.unwrap(definition.func), "__code__", None)
-        if isinstance(code, CodeType) and (os.path.abspath(code.co_filename), code.co_name) in frames:
-            return definition.argname
+        in_stack = isinstance(code, CodeType) and (os.path.abspath(code.co_filename), code.co_name) in frames
+        if in_stack and definition.scope == "function":
+            return str(definition.argname)
     return None
+
+
+def definitions(session: pytest.Session) -> list[Any]:
+    """The definitions of all fixtures."""
+    manager: Any = session._fixturemanager
+    # By name; from pytest 9.2 on by name and the node, or its id, that they belong to.
+    if hasattr(manager, "_arg2fixturedefs"):
+        tables = [manager._arg2fixturedefs]
+    else:
+        tables = [*manager._arg2node2fixturedefs.values(), *manager._arg2nodeid2fixturedefs.values()]
+    return [definition for table in tables for same in table.values() for definition in same]
 
 
 def _plugins(config: pytest.Config) -> frozenset[str]:

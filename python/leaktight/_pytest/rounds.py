@@ -30,8 +30,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
     # An instance per round, as pytest makes one for each test.
     fresh = ("_obj", "_instance") if isinstance(item.parent, pytest.Class) else ()
     # All of them: a test can ask for any by name while it runs.
-    all_fixtures = item.session._fixturemanager._arg2fixturedefs.values()
-    wide = [definition for definitions in all_fixtures for definition in definitions if definition.scope != "function"]
+    wide = [definition for definition in fixtures.definitions(item.session) if definition.scope != "function"]
     body = item.runtest
 
     def run() -> None:
@@ -52,7 +51,7 @@ def rounds(item: pytest.Function) -> Iterator[Callable[[], None]]:
 
     item.runtest = functools.partial(fixtures.count, body)  # type: ignore[method-assign]
     try:
-        with fixtures.counted(item), _same_examples(item), _no_folders_kept(item.config), _tracemalloc_starts() as tracing:
+        with fixtures.counted(item), _same_examples(item), _no_folders_kept(item.config), _no_reports(item), _tracemalloc_starts() as tracing:
             yield run
     finally:
         del item.runtest
@@ -92,6 +91,18 @@ def _warnings_of(item: pytest.Item) -> contextlib.AbstractContextManager[None]:
     if not item.config.pluginmanager.hasplugin("warnings"):
         return contextlib.nullcontext()
     return catch_warnings_for_item(config=item.config, ihook=_Nobody, when="runtest", item=item)
+
+
+@contextlib.contextmanager
+def _no_reports(item: pytest.Function) -> Iterator[None]:
+    """Subtests report themselves while the test runs (pytest 9 and pytest-subtests), and every report is kept."""
+    hooks: Any = item.ihook
+    logreport = hooks.pytest_runtest_logreport
+    hooks.pytest_runtest_logreport = lambda **report: []
+    try:
+        yield
+    finally:
+        hooks.pytest_runtest_logreport = logreport
 
 
 @contextlib.contextmanager

@@ -1,136 +1,15 @@
 //! The judge against the series that real programs make: leaks of every rhythm must be found, caches and
 //! noise of every kind must not be called leaks. Each is played to the judge as the engine does it.
 
+mod program;
+mod rules;
+
 use std::time::Duration;
 
-use leaktight_verdict::{Amount, Births, Certainty, Judge, Next, Outcome, Reason, Rules, Site, Verdict};
+use leaktight_verdict::{Certainty, Reason, Rules, Verdict};
 use proptest::prelude::*;
 
-/// The live blocks of a simulated program.
-#[derive(Default)]
-struct Program {
-    /// The blocks stand for descriptors or threads.
-    scarce: bool,
-    blocks: Vec<Block>,
-    random: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Block {
-    birth: u32,
-    site: usize,
-    bytes: u64,
-    lost: bool,
-}
-
-impl Program {
-    fn keep(&mut self, birth: u32, site: usize, bytes: u64) {
-        self.blocks.push(Block {
-            birth,
-            site,
-            bytes,
-            lost: false,
-        });
-    }
-
-    fn lose(&mut self, birth: u32, site: usize, bytes: u64) {
-        self.blocks.push(Block {
-            birth,
-            site,
-            bytes,
-            lost: true,
-        });
-    }
-
-    fn count(&self, site: usize) -> usize {
-        self.blocks.iter().filter(|block| block.site == site).count()
-    }
-
-    fn free_oldest(&mut self, site: usize) {
-        if let Some(at) = self.blocks.iter().position(|block| block.site == site) {
-            self.blocks.remove(at);
-        }
-    }
-
-    /// A number below `below` (xorshift).
-    fn random(&mut self, below: u64) -> u64 {
-        let mut state = self.random | 1;
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        self.random = state;
-        (state >> 11) % below
-    }
-}
-
-fn judge(rules: Rules, seed: u64, call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
-    judge_timed(rules, Duration::from_micros(10), seed, call)
-}
-
-fn judge_timed(rules: Rules, each: Duration, seed: u64, mut call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
-    let mut program = Program {
-        random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
-        ..Program::default()
-    };
-    let mut judge = Judge::new(rules);
-    let mut told_since = None;
-    let mut calls = 0;
-    loop {
-        let look = judge.next_look(calls);
-        while calls < look {
-            calls += 1;
-            call(calls, &mut program);
-            if Judge::wants_checkpoint(calls) {
-                let bytes = program.blocks.iter().map(|block| block.bytes).sum();
-                judge.checkpoint(
-                    calls,
-                    Amount {
-                        blocks: program.blocks.len() as u64,
-                        bytes,
-                    },
-                );
-            }
-        }
-        let mut sites = sites(&program, told_since);
-        if !judge.wants_reachability(calls, &sites) {
-            sites.iter_mut().for_each(|site| site.lost = Births::default());
-        }
-        match judge.look(calls, each * calls, &sites) {
-            Next::Done(outcome) => return (outcome, calls),
-            Next::Continue { tell_sites: true } => told_since = told_since.or(Some(calls)),
-            Next::Continue { tell_sites: false } => {}
-        }
-    }
-}
-
-fn sites(program: &Program, told_since: Option<u32>) -> Vec<Site> {
-    let mut sites: Vec<Site> = Vec::new();
-    for block in &program.blocks {
-        let told = told_since.is_some_and(|since| block.birth > since);
-        let id = if told { block.site + 1 } else { 0 };
-        let at = sites.iter().position(|site| site.id == id).unwrap_or_else(|| {
-            let (births, lost) = (Births::default(), Births::default());
-            sites.push(Site {
-                id,
-                told,
-                births,
-                lost,
-                peers: Amount::default(),
-                scarce: program.scarce,
-            });
-            sites.len() - 1
-        });
-        sites[at].births.add(block.birth, block.bytes);
-        if block.lost {
-            sites[at].lost.add(block.birth, block.bytes);
-        }
-    }
-    for site in &mut sites {
-        // Every site has sizes of its own here.
-        site.peers = site.births.total();
-    }
-    sites
-}
+use program::{Program, exhausted_after, judge, judge_timed};
 
 fn assert_leak(seed: u64, blocks: f64, bytes: f64, certainty: Certainty, call: impl FnMut(u32, &mut Program)) {
     let (outcome, calls) = judge(Rules::default(), seed, call);
@@ -377,15 +256,6 @@ fn rings_sawteeth_warm_up_and_late_buffers_are_no_leaks() {
             }
         });
     }
-}
-
-/// Judged as if after so many calls time had run out.
-fn exhausted_after(calls: u32, rules: Rules, call: impl FnMut(u32, &mut Program)) -> Outcome {
-    let rules = Rules {
-        max_calls: calls,
-        ..rules
-    };
-    judge(rules, 1, call).0
 }
 
 #[test]
