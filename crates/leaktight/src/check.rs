@@ -7,6 +7,7 @@ use leaktight_report::Report;
 use leaktight_verdict::Rules;
 
 use crate::checks::Checks;
+use crate::room::with_room;
 use crate::run;
 use crate::session::{Session, WhenBusy};
 use crate::subject::{Planted, Subject};
@@ -208,7 +209,7 @@ impl Check {
         let mut check = self.clone();
         (check.rules.period, check.rules.max_calls) = (depth.period, depth.max_calls);
         hooks::unwatched(|| {
-            let session = Session::start(options, busy)?;
+            let session = with_room(|| Session::start(options, busy))?;
             run::run(&check, own_only, session, subject)
         })
     }

@@ -32,6 +32,7 @@ mod reach;
 mod reason;
 mod references;
 mod resources;
+mod room;
 mod run;
 mod scan;
 mod session;

@@ -17,6 +17,7 @@ use crate::findings::{self, Seen};
 use crate::reach::Reach;
 use crate::references::{CloseLook, References};
 use crate::resources::Resources;
+use crate::room::with_room;
 use crate::session::Session;
 use crate::sites::{IDLE, LAST_CALL, Sites, Survey};
 use crate::subject::Subject;
@@ -86,7 +87,7 @@ pub(crate) fn run<S: Subject>(
     }
     hooks::leave_call(IDLE - 2);
     if check.checks.references {
-        run.references = References::hold(run.subject);
+        run.references = with_room(|| References::hold(run.subject));
     }
     for _ in 0..check.warm_up {
         run.call()?;
@@ -97,14 +98,14 @@ pub(crate) fn run<S: Subject>(
         run.call()?;
     }
     run.settle();
-    run.references.begin(run.calls, run.subject, &mut run.control);
+    with_room(|| run.references.begin(run.calls, run.subject, &mut run.control));
     run.check_control();
-    run.resources.begin(run.calls, run.subject);
+    with_room(|| run.resources.begin(run.calls, run.subject));
     if check.checks.memory {
         run.looks.push(Survey::default().look(run.calls));
     }
     let judged = run.judge_all();
-    run.references.let_go(check.warm_up + run.calls, run.subject);
+    with_room(|| run.references.let_go(check.warm_up + run.calls, run.subject));
     let (outcome, spent, survey, reach) = judged?;
     run.check_control();
     if hooks::overflowed() {
@@ -127,13 +128,9 @@ pub(crate) fn run<S: Subject>(
         references: run.references,
         unfollowed: run.unfollowed,
     };
-    Ok(findings::report(
-        seen,
-        &mut run.sites,
-        &run.resources,
-        &run.witnesses,
-        run.subject,
-    ))
+    Ok(with_room(|| {
+        findings::report(seen, &mut run.sites, &run.resources, &run.witnesses, run.subject)
+    }))
 }
 
 type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
@@ -146,26 +143,28 @@ impl<S: Subject> Run<'_, S> {
             self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
-            self.resources.look_closely(self.calls, self.subject);
-            self.references.look(self.calls);
+            with_room(|| {
+                self.resources.look_closely(self.calls, self.subject);
+                self.references.look(self.calls);
+            });
             self.follow_references(spent)?;
             let (mut survey, reach) = self.survey();
             if self.checks.memory {
                 self.looks.push(survey.look(self.calls));
             }
-            let mut next = self.ask(spent, &survey);
+            let mut next = with_room(|| self.ask(spent, &survey));
             if let (Next::Done(outcome), Some(first)) = (&next, &reach)
                 && outcome.findings.iter().any(|found| found.certainty == Certainty::Lost)
                 && has_other_threads()
             {
                 survey = self.look_again(first)?;
-                next = self.ask(spent, &survey);
+                next = with_room(|| self.ask(spent, &survey));
             }
             match next {
                 Next::Done(outcome) => return Ok((outcome, spent, survey, reach)),
                 Next::Continue { tell_sites } => {
                     if tell_sites {
-                        self.session.tell_stacks();
+                        with_room(|| self.session.tell_stacks());
                     }
                     // Looking may have put objects of our own on the runtime's free lists, and what is
                     // taken from there is not seen.
@@ -192,9 +191,9 @@ impl<S: Subject> Run<'_, S> {
                     };
                     self.judge.checkpoint(self.calls, amount);
                     let elapsed = self.budget.elapsed();
-                    self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge);
+                    with_room(|| self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge));
                 }
-                self.resources.look(self.calls, self.subject);
+                with_room(|| self.resources.look(self.calls, self.subject));
                 if self.resources.run_out() {
                     return Ok(Some(Spent::Descriptors));
                 }
@@ -235,7 +234,7 @@ impl<S: Subject> Run<'_, S> {
                     return Ok(());
                 }
             }
-            self.references.conclude(look, self.subject, &mut self.control);
+            with_room(|| self.references.conclude(look, self.subject, &mut self.control));
             self.settle();
         }
         Ok(())
@@ -259,7 +258,7 @@ impl<S: Subject> Run<'_, S> {
     fn check_control(&mut self) {
         let counted = self.references.objects > 0;
         let kernel = self.witnesses.asks_kernel() && self.checks.memory;
-        control::run(self.subject, self.checks, counted, kernel, &mut self.control);
+        with_room(|| control::run(self.subject, self.checks, counted, kernel, &mut self.control));
     }
 
     fn call(&mut self) -> Result<(), Error<S::Error>> {
@@ -320,11 +319,11 @@ impl<S: Subject> Run<'_, S> {
 
     /// The survivors, and which of them are lost where that matters.
     fn survey(&mut self) -> (Survey, Option<Reach>) {
-        let survey = self.sites.survey(&[]);
+        let survey = with_room(|| self.sites.survey(&[]));
         if !self.judge.wants_reachability(self.calls, &survey.sites) {
             return (survey, None);
         }
-        match Reach::find(self.subject) {
+        match with_room(|| Reach::find(self.subject)) {
             Ok(reach) => (self.sites.survey(&[&reach]), Some(reach)),
             Err(why) => {
                 let spot = format!("whether anything still points to the blocks ({why})");
@@ -345,7 +344,7 @@ impl<S: Subject> Run<'_, S> {
         hooks::leave_call(IDLE);
         self.subject.idle(TIME);
         self.settle();
-        let second = Reach::find(self.subject);
+        let second = with_room(|| Reach::find(self.subject));
         let scans = second.iter().chain([first]).collect::<Vec<_>>();
         // Without a second scan nothing is proved.
         Ok(self.sites.survey(if second.is_ok() { &scans } else { &[] }))
@@ -383,7 +382,7 @@ impl<S: Subject> Run<'_, S> {
         }
         self.settle();
         self.sites.leave_out(&[]);
-        let survey = self.sites.survey(&[]);
+        let survey = with_room(|| self.sites.survey(&[]));
         let keeps_step = |at: usize| {
             let born = |round: &RangeInclusive<u32>| -> u64 {
                 let births = survey.sites[at].births.iter();
@@ -420,7 +419,7 @@ impl<S: Subject> Run<'_, S> {
     fn suspects(&mut self) -> Vec<usize> {
         let old = self.calls - self.calls / 8;
         self.sites.leave_out(&[]);
-        let survey = self.sites.survey(&[]);
+        let survey = with_room(|| self.sites.survey(&[]));
         let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
         suspects
             .filter(|site| site.births.iter().any(|(birth, _)| birth < old))

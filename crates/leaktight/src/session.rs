@@ -8,6 +8,7 @@ use leaktight_hooks::{self as hooks, Options, PatchCount};
 use leaktight_stacks as stacks;
 
 use crate::check::Error;
+use crate::room::with_room;
 
 /// The process in the high half and the thread in the low one that run a check; 0 = none does. A forked
 /// child finds its parent's number, which is nobody's there.
@@ -50,7 +51,7 @@ impl Session {
     pub(crate) fn look_for_new_objects(&self) {
         // SAFETY: a subject that says it is Python's holds the GIL between calls.
         unsafe { hooks::stay_installed() };
-        if hooks::patch_new_objects() && self.tells_stacks {
+        if with_room(hooks::patch_new_objects) && self.tells_stacks {
             tell_modules();
         }
     }
