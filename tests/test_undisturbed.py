@@ -135,7 +135,7 @@ def test_a_call_that_waits_for_a_death_of_what_is_held_is_released(python):
     script = """
 import leaktight, os, sys
 r, w = os.pipe()
-sys.files = []
+sys.files = ['name']
 def call():
     sys.files.append(open(w, "wb"))
     sys.files = None

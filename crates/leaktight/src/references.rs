@@ -44,7 +44,7 @@ fn with_held<T>(ask: impl FnOnce(&mut Held) -> T) -> Option<T> {
 /// Follows the counts of all objects that can be found.
 #[derive(Default)]
 pub(crate) struct References {
-    is_on: bool,
+    is_on: IsOn,
     /// Only objects that the subject has chosen are.
     is_narrow: bool,
     /// Calls, and which counts were not as at first, by rising address.
@@ -62,6 +62,18 @@ pub(crate) struct References {
     pub blind_spot: Option<String>,
     /// How many objects were.
     pub objects: u64,
+}
+
+/// Whether objects are held, which are let go however the check ends.
+#[derive(Default)]
+struct IsOn(bool);
+
+impl Drop for IsOn {
+    fn drop(&mut self) {
+        if self.0 {
+            drop(take_held());
+        }
+    }
 }
 
 struct Found {
@@ -104,7 +116,7 @@ impl References {
         match (runtime, subject.frozen_objects()) {
             (Ok(runtime), Some(frozen)) => {
                 references.blind_spot = runtime.has_immortal_objects().then(|| IMMORTAL.to_owned());
-                references.is_on = true;
+                references.is_on.0 = true;
                 // SAFETY: as above.
                 let held = unsafe { Held::new(runtime, frozen) };
                 *HELD.lock().unwrap_or_else(PoisonError::into_inner) = Some(held);
@@ -184,15 +196,15 @@ impl References {
     }
 
     fn is_on(&mut self) -> bool {
-        if self.is_on && with_held(|_| ()).is_none() {
+        if self.is_on.0 && with_held(|_| ()).is_none() {
             self.give_up(LET_GO);
         }
-        self.is_on
+        self.is_on.0
     }
 
     /// Says why nothing is looked at.
     fn give_up(&mut self, why: &str) {
-        self.is_on = false;
+        self.is_on.0 = false;
         drop(take_held());
         self.objects = 0;
         self.blind_spot = Some(format!("leaked references to objects that live on anyway ({why})"));

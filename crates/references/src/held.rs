@@ -11,6 +11,9 @@ use crate::runtime::{Address, HELD, Runtime, type_of, word};
 use crate::static_data;
 use crate::told::Told;
 
+/// Containers within each other that are looked into for data.
+const DEEPEST: u32 = 6;
+
 /// One object, and the count that it had.
 #[derive(Clone, Copy)]
 struct Object {
@@ -123,7 +126,7 @@ impl Held {
         self.loose.clear();
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
-            lasting.iter().for_each(|object| self.hold(*object));
+            lasting.iter().for_each(|object| self.hold_lasting(*object, DEEPEST));
             let frozen = self.frozen;
             frozen.each(|object| self.begin_at(object));
             for object in tracked {
@@ -154,7 +157,7 @@ impl Held {
     pub unsafe fn add_only(&mut self, objects: &[usize], lasting: &[usize]) -> Result<(), OutOfMemory> {
         // SAFETY: by the caller's promise.
         unsafe {
-            lasting.iter().for_each(|object| self.hold(*object));
+            lasting.iter().for_each(|object| self.hold_lasting(*object, DEEPEST));
             for object in objects {
                 if self.runtime.is_unnoticed(*object) {
                     self.hold(*object);
@@ -185,6 +188,50 @@ impl Held {
         if self.out_of_memory { Err(OutOfMemory) } else { Ok(()) }
     }
 
+    /// Holds an object that does not die, and what it refers to as long as that is only data.
+    unsafe fn hold_lasting(&mut self, object: Address, depth: u32) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.hold(object);
+            self.hold_data_of(object, depth);
+        }
+    }
+
+    unsafe fn hold_data_of(&mut self, object: Address, depth: u32) {
+        unsafe extern "C" fn visit(object: *mut c_void, state: *mut c_void) -> c_int {
+            // SAFETY: the argument that is passed below, and an object that a live one refers to.
+            unsafe {
+                let (held, depth) = &mut *state.cast::<(&mut Held, u32)>();
+                if held.runtime.is_cell_or_tuple(object as Address) {
+                    held.hold_data_of(object as Address, *depth);
+                } else if held.runtime.is_data(object as Address, *depth) {
+                    held.hold_lasting(object as Address, *depth);
+                }
+            }
+            0
+        }
+        if depth > 0 {
+            let runtime = self.runtime;
+            // SAFETY: alive, by the caller's promise.
+            if let Some(globals) = unsafe { runtime.globals(object) } {
+                let hold = |_, value| {
+                    // SAFETY: what a live dict refers to is alive.
+                    unsafe {
+                        if runtime.is_data(value, depth) {
+                            self.hold_lasting(value, depth - 1);
+                        }
+                    }
+                    true
+                };
+                // SAFETY: the dict of a live function.
+                unsafe { runtime.items(globals, hold) };
+            }
+            let mut state = (&mut *self, depth - 1);
+            // SAFETY: alive, by the caller's promise; `visit` takes a pair like `state`.
+            unsafe { runtime.traverse(object, visit, (&raw mut state).cast()) };
+        }
+    }
+
     /// Holds an object that the collector knows, if it may, and follows it.
     unsafe fn begin_at(&mut self, object: Address) {
         // SAFETY: alive, by the caller's promise.
@@ -192,7 +239,7 @@ impl Held {
             if let Some(namespace) = self.runtime.namespace_of_extension(object) {
                 let runtime = self.runtime;
                 runtime.items(namespace, |_, value| {
-                    if runtime.is_plain_container(value) && runtime.refers_to_unnoticed(value) {
+                    if runtime.is_data(value, 0) {
                         self.hold(value);
                     }
                     true

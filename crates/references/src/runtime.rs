@@ -54,6 +54,9 @@ pub struct Runtime {
     type_type: Address,
     module_type: Address,
     plain_containers: [Address; 3],
+    cell_and_tuple: [Address; 2],
+    function_type: Address,
+    globals: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
     unnoticed: Unnoticed,
     dict_next: DictNext,
     decref: unsafe extern "C" fn(*mut c_void),
@@ -105,6 +108,11 @@ impl Runtime {
                 type_type: symbol(c"PyType_Type")?,
                 module_type: symbol(c"PyModule_Type")?,
                 plain_containers: [symbol(c"PyList_Type")?, symbol(c"PyDict_Type")?, symbol(c"PySet_Type")?],
+                function_type: symbol(c"PyFunction_Type")?,
+                globals: transmute::<Address, unsafe extern "C" fn(*mut c_void) -> *mut c_void>(symbol(
+                    c"PyFunction_GetGlobals",
+                )?),
+                cell_and_tuple: [symbol(c"PyCell_Type")?, symbol(c"PyTuple_Type")?],
                 unnoticed: Unnoticed::find()?,
                 dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
                 decref: transmute::<Address, unsafe extern "C" fn(*mut c_void)>(symbol(c"Py_DecRef")?),
@@ -315,24 +323,64 @@ impl Runtime {
         unsafe { self.unnoticed.contains(self, object) }
     }
 
-    /// Whether the same goes for all that an object refers to.
+    /// Whether this is a `list`, a `dict` or a `set`, not of a subclass, with nothing in it but what nobody sees die, or
+    /// more such to this depth. Empty ones are there to be filled with anything.
     ///
     /// # Safety
     ///
     /// `object` is alive, and the GIL is held.
-    pub(crate) unsafe fn refers_to_unnoticed(&self, object: Address) -> bool {
+    pub(crate) unsafe fn is_data(&self, object: Address, depth: u32) -> bool {
+        struct State {
+            runtime: Runtime,
+            depth: u32,
+            any: bool,
+            all: bool,
+        }
         unsafe extern "C" fn visit(object: *mut c_void, state: *mut c_void) -> c_int {
             // SAFETY: the argument that is passed below, and an object that a live one refers to.
             unsafe {
-                let (runtime, all) = &mut *state.cast::<(Runtime, bool)>();
-                *all = *all && runtime.is_unnoticed(object as Address);
-                c_int::from(!*all)
+                let state = &mut *state.cast::<State>();
+                let (runtime, object) = (state.runtime, object as Address);
+                state.any = true;
+                state.all = runtime.is_unnoticed(object) || state.depth > 0 && runtime.is_data(object, state.depth - 1);
+                c_int::from(!state.all)
             }
         }
-        let mut state = (*self, true);
-        // SAFETY: alive, by the caller's promise; `visit` takes a pair like `state`.
-        unsafe { self.traverse(object, visit, (&raw mut state).cast()) };
-        state.1
+        // SAFETY: by the caller's promise; `visit` takes a `State`.
+        unsafe {
+            if !self.plain_containers.contains(&type_of(object)) {
+                return false;
+            }
+            let mut state = State {
+                runtime: *self,
+                depth,
+                any: false,
+                all: true,
+            };
+            self.traverse(object, visit, (&raw mut state).cast());
+            state.any && state.all
+        }
+    }
+
+    /// The global variables of a function that is written in Python.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive, and the GIL is held.
+    pub(crate) unsafe fn globals(&self, object: Address) -> Option<Address> {
+        // SAFETY: a function, by its type; its globals are always a dict.
+        unsafe { (type_of(object) == self.function_type).then(|| (self.globals)(object as *mut c_void) as Address) }
+            .filter(|globals| *globals != 0)
+    }
+
+    /// Whether this is a variable of a closure, or a tuple, which cannot change.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive.
+    pub(crate) unsafe fn is_cell_or_tuple(&self, object: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        self.cell_and_tuple.contains(&unsafe { type_of(object) })
     }
 
     /// The namespace of a module that is not written in Python, whose variables hardly ever change.
@@ -351,16 +399,6 @@ impl Runtime {
                 .then(|| word(object + NAMESPACE))
                 .filter(|dict| *dict != 0 && type_of(*dict) == self.dict_type)
         }
-    }
-
-    /// Whether this is a `list`, a `dict` or a `set`, not of a subclass.
-    ///
-    /// # Safety
-    ///
-    /// `object` is alive.
-    pub(crate) unsafe fn is_plain_container(&self, object: Address) -> bool {
-        // SAFETY: by the caller's promise.
-        self.plain_containers.contains(&unsafe { type_of(object) })
     }
 
     /// Whether the object is a type.
