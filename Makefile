@@ -11,7 +11,7 @@ PYTEST := LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q -n 2 --dist worksteal
 NEWEST := $(shell sed -nE 's/^([a-z-]+)==[^;]*(; python_version >= .*)?$$/\1/p' tests/requirements.txt)
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-thorough test-pythons test-newest check bench bench-suites sanitize soak check-platforms clean
+.PHONY: help demo test test-rust test-python test-thorough test-pythons test-newest check bench bench-suites sanitize soak mutants check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -63,6 +63,18 @@ soak: $(SITE)/.done ## the whole zoo fifty times over; no verdict may differ
 
 sanitize: $(VENV)/.done ## the address and the thread sanitizer; needs a nightly toolchain, and says what was not run
 	PY=$(PY) tests/sanitize.sh
+
+# Fast builds, since there are hundreds; the tests look at figures, not at speed.
+mutants: export CARGO_PROFILE_RELEASE_LTO = off
+mutants: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = 16
+mutants: export CARGO_PROFILE_RELEASE_INCREMENTAL = true
+mutants: export CARGO_PROFILE_RELEASE_DEBUG = 0
+mutants: build/tools/bin/cargo-mutants ## break each rule of the verdict in turn: a test must fail; takes an hour or two
+	PATH="$(CURDIR)/build/tools/bin:$$PATH" cargo mutants -p leaktight-verdict --profile release --jobs 1 --timeout 60 --output build/mutants
+
+build/tools/bin/cargo-mutants:
+	CARGO_TARGET_DIR=build/tools/target cargo install --quiet --locked --root build/tools --version 25.3.1 cargo-mutants
+	rm -rf build/tools/target
 
 clean: ## remove what was built
 	rm -rf build target

@@ -176,6 +176,22 @@ mod tests {
     }
 
     #[test]
+    fn births_are_joined_and_told_in_order() {
+        let mut all = births([7, 3, 3]);
+        all.join(&births([3, 9]));
+        let blocks: Vec<(u32, u64, u64)> = all.iter().map(|(birth, sum)| (birth, sum.blocks, sum.bytes)).collect();
+        assert_eq!(blocks, [(3, 3, 48), (7, 1, 16), (9, 1, 16)]);
+        assert_eq!((all.last(), births([]).last()), (Some(9), None));
+        let mut early = Births::default();
+        early.join_until(&all, 7);
+        assert_eq!(early, births([3, 3, 3]));
+        assert_eq!(
+            (all.between(3, 7).blocks, all.between(7, 9).blocks, all.calls(3, 9)),
+            (3, 1, 2)
+        );
+    }
+
+    #[test]
     fn paces() {
         assert_eq!(births([]).pace(4096), Pace::None);
         assert_eq!(births(1..=16_384).pace(16_384), Pace::InStep);

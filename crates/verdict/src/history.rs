@@ -119,3 +119,39 @@ impl History {
         &self.0[..self.0.partition_point(is_apart)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(births: &[(u32, u64)], peers: u64) -> Site {
+        let mut site = Site {
+            id: 1,
+            told: true,
+            births: Default::default(),
+            lost: Default::default(),
+            peers: Amount::default(),
+            scarce: false,
+        };
+        births.iter().for_each(|(birth, bytes)| site.births.add(*birth, *bytes));
+        site.peers = Amount {
+            blocks: peers,
+            bytes: peers * 1000,
+        };
+        site
+    }
+
+    #[test]
+    fn growth_is_what_was_born_after_the_look_before() {
+        let mut history = History::default();
+        history.add(100, &[site(&[(99, 8), (100, 8)], 50)]);
+        let born = [(99, 8), (100, 8), (101, 8), (150, 8), (160, 8), (200, 8)];
+        let growth = |births: &[(u32, u64)], peers| history.growth(&site(births, peers), 200);
+        assert_eq!(growth(&born, 52), Growth::AsBorn);
+        assert_eq!(growth(&born, 51), Growth::Some);
+        assert_eq!(growth(&born, 50), Growth::None);
+        assert_eq!(growth(&born[..2], 60), Growth::None);
+        // One block that has become larger.
+        assert_eq!(growth(&[(99, 8), (150, 16)], 60), Growth::Some);
+    }
+}

@@ -22,8 +22,8 @@
 //! called a leak.
 //!
 //! Guarantees, with C = [`Rules::confirm`] calls, or [`Rules::confirm_slow`] where calls are slow: what stops growing
-//! before call 0.9 C and repeats with a period below C/8 is never called growing; a leak with a fixed period up to
-//! [`Rules::period`] calls is never called clean.
+//! before call C/8, or before 0.9 C if it left something in every tenth call or more often, and repeats with a period
+//! below C/8 is never called growing; a leak with a fixed period up to [`Rules::period`] calls is never called clean.
 #![forbid(unsafe_code)]
 
 mod births;

@@ -29,6 +29,20 @@ fn blocks_that_a_free_list_hands_from_place_to_place_are_no_growth() {
 }
 
 #[test]
+fn few_calls_after_a_look_are_not_compared_with_it() {
+    // Nothing was born in the last ten calls, and nothing grew.
+    let outcome = exhausted_after(2058, Rules::default(), |call, program| {
+        if call.is_multiple_of(300) {
+            program.keep(call, 0, 48);
+        }
+    });
+    assert_eq!(
+        (outcome.verdict, outcome.reason),
+        (Verdict::Indeterminate, Reason::StillGrowing)
+    );
+}
+
+#[test]
 fn sites_must_have_been_told_apart_for_long_enough() {
     let rules = |screen| Rules {
         period: 1,
@@ -38,8 +52,9 @@ fn sites_must_have_been_told_apart_for_long_enough() {
         ..Rules::default()
     };
     let hoard = |call, program: &mut Program| program.keep(call, 0, 48);
-    // Told apart since call 8, or since call 16.
+    // Told apart since call 8, 10, or 16.
     assert_eq!(judge(rules(Some(4)), 1, hoard).1, 64);
+    assert_eq!(judge(rules(Some(5)), 1, hoard).1, 128);
     assert_eq!(judge(rules(None), 1, hoard).1, 128);
 }
 
