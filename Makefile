@@ -32,10 +32,10 @@ test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out, because they only repeat or sweep
 	$(PYTEST) -m thorough
 
-test-pythons: $(SITE)/.done ## the zoos, clean calls, resources and the test case on every CPython 3.9 to 3.13 that is found here
+test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.13 that is found here
 	LEAKTIGHT_PYTHONS=all $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
-		tests/test_resources.py tests/test_testcase.py
+		tests/test_resources.py tests/test_testcase.py tests/test_faults.py
 
 test-newest: $(SITE)/.done ## the tests beside other people's packages, with the newest release of each
 	rm -rf build/newest build/packages-newest

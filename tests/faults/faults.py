@@ -28,7 +28,7 @@ class Fault:
 
 
 #: Every way to come by the address of a function of the C library's.
-ROUTES = ("data", "import", "dlsym", "heap", "thread", "fresh", "next")
+ROUTES = ("data", "import", "dlsym", "heap", "thread", "fresh", "next", "versioned")
 #: Every kind of function that is come by so, and the size that it is asked for.
 KINDS = {"malloc": SIZE, "calloc": SIZE, "realloc": SIZE, "posix_memalign": SIZE, "strdup": 5}
 WAYS = [(route, "malloc") for route in ROUTES] + [("import", kind) for kind in KINDS if kind != "malloc"]
@@ -76,6 +76,8 @@ ROUTE_FAULTS = [
     Fault("break_moved_back", "import native_faults", "native_faults.move_break_back()", "clean"),
     Fault("raw_mapping", "import native_faults", "native_faults.map_raw()", "seen"),
     Fault("raw_mapping_unmapped", "import native_faults", "native_faults.map_and_unmap_raw()", "clean"),
+    Fault("private_arena", "import native_faults", "native_faults.take_from_arena()", "seen"),
+    Fault("private_arena_reset", "import native_faults", "native_faults.take_from_arena_and_reset()", "clean"),
     Fault("shared_segment", "import native_faults", "native_faults.attach_shared()", "seen"),
     Fault("shared_segment_detached", "import native_faults", "native_faults.attach_and_detach_shared()", "clean"),
 ]

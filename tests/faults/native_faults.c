@@ -56,6 +56,21 @@ static struct functions fresh(void *library)
     return found;
 }
 
+/* Symbols of the C library have a version; the oldest that there is for the processor. */
+#ifdef __x86_64__
+#define VERSION "GLIBC_2.2.5"
+#else
+#define VERSION "GLIBC_2.17"
+#endif
+
+static struct functions versioned(void)
+{
+    struct functions found = in_data;
+    *(void **)&found.allocate = dlvsym(RTLD_DEFAULT, "malloc", VERSION);
+    *(void **)&found.release = dlvsym(RTLD_DEFAULT, "free", VERSION);
+    return found;
+}
+
 static struct functions route(PyObject *name)
 {
     if (PyUnicode_CompareWithASCIIString(name, "data") == 0)
@@ -66,6 +81,8 @@ static struct functions route(PyObject *name)
         return looked_up;
     if (PyUnicode_CompareWithASCIIString(name, "heap") == 0)
         return *on_heap;
+    if (PyUnicode_CompareWithASCIIString(name, "versioned") == 0)
+        return versioned();
     if (PyUnicode_CompareWithASCIIString(name, "thread") == 0) {
         if (own.allocate == NULL)
             fill(&own, &in_data);
@@ -174,6 +191,40 @@ FUNCTION(map_and_unmap_raw)
     (void)argument;
     void *pages = map();
     return done(pages != MAP_FAILED && syscall(SYS_munmap, pages, 8192L) == 0);
+}
+
+/* An allocator of a library's own, which takes 64 KiB at a time from the kernel. */
+static struct {
+    char *next, *end;
+} arena;
+
+static char *from_arena(void)
+{
+    if (arena.end - arena.next < SIZE) {
+        size_t size = 64 << 10;
+        char *pages = (char *)syscall(SYS_mmap, NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1L, 0L);
+        if (pages == MAP_FAILED)
+            return NULL;
+        arena.next = pages;
+        arena.end = pages + size;
+    }
+    char *block = memset(arena.next, 'x', SIZE);
+    arena.next += SIZE;
+    return block;
+}
+
+FUNCTION(take_from_arena)
+{
+    (void)argument;
+    return done(from_arena() != NULL);
+}
+
+FUNCTION(take_from_arena_and_reset)
+{
+    (void)argument;
+    char *block = from_arena();
+    arena.next = block;
+    return done(block != NULL);
 }
 
 /* One segment again and again: there may be few in a system. */
@@ -379,6 +430,8 @@ static PyMethodDef methods[] = {
     {"move_break_back", move_break_back, METH_NOARGS, NULL},
     {"map_raw", map_raw, METH_NOARGS, NULL},
     {"map_and_unmap_raw", map_and_unmap_raw, METH_NOARGS, NULL},
+    {"take_from_arena", take_from_arena, METH_NOARGS, NULL},
+    {"take_from_arena_and_reset", take_from_arena_and_reset, METH_NOARGS, NULL},
     {"attach_shared", attach_shared, METH_NOARGS, NULL},
     {"attach_and_detach_shared", attach_and_detach_shared, METH_NOARGS, NULL},
     {"lose_on_small_stack", lose_on_small_stack, METH_O, NULL},
