@@ -35,6 +35,7 @@ mod roots;
 mod run;
 mod session;
 mod sites;
+mod statics;
 mod subject;
 mod touched;
 mod words;
@@ -45,7 +46,8 @@ pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, al
 pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
 pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, figure, integer,
+    sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use session::{keep_hooks, what_is_patched};

@@ -3,11 +3,13 @@
 use leaktight_liveset::MappedVec;
 use leaktight_references::{Held, Runtime, visible};
 use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
+use leaktight_stacks as stacks;
 use leaktight_verdict::Rate;
 use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
 
 use crate::maps;
-use crate::subject::Subject;
+use crate::statics;
+use crate::subject::{Description, Subject};
 use crate::words::words;
 
 /// So many objects are looked at closely at a time, those that moved most.
@@ -205,13 +207,16 @@ impl References {
         drop::<MappedVec<usize>>(tracked);
         match seen.and_then(|seen| Ok((seen, words(&objects)?))) {
             Ok((seen, words)) => {
-                let tally = |(seen, words): (&leaktight_references::Seen, i64)| Tally {
+                // New stacks hold the code of their frames: that is our doing.
+                let own = objects.iter().map(|object| stacks::references_to(*object) as i64);
+                let tally = |((seen, words), own): ((&leaktight_references::Seen, i64), i64)| Tally {
                     calls,
-                    count: seen.count,
+                    count: seen.count - own,
                     visible: seen.visible,
                     words,
                 };
-                look.moments.push((calls, seen.iter().zip(words).map(tally).collect()));
+                look.moments
+                    .push((calls, seen.iter().zip(words).zip(own).map(tally).collect()));
             }
             Err(why) => self.give_up(&why.to_string()),
         }
@@ -245,10 +250,13 @@ impl References {
             let (kind, rate) = match judge(&tallies(at), (third.0 - since, all)) {
                 Holding::Seen => continue,
                 Holding::Hidden => {
-                    let name = subject.describe(*object).name;
-                    self.remarks.push(format!(
-                        "calls keep references to {name} in memory that the garbage collector does not look at"
-                    ));
+                    let of = subject.describe(*object);
+                    if !of.is_constant {
+                        let name = of.name;
+                        self.remarks.push(format!(
+                            "calls keep references to {name} in memory that the garbage collector does not look at"
+                        ));
+                    }
                     continue;
                 }
                 Holding::Leaked(rate) => (Kind::Reference, rate),
@@ -307,6 +315,11 @@ fn check_counts(held: &Held, subject: &mut impl Subject, control: &mut Control) 
     }
 }
 
+/// Whether the object lives as long as the program anyway, as a type does that a module keeps in C.
+fn lives_on(object: usize, description: &Description, subject: &impl Subject) -> bool {
+    description.is_permanent || description.is_type && statics::find(object, subject).is_some()
+}
+
 fn missed(control: &mut Control, what: &str) {
     control.missed.push(what.to_owned());
 }
@@ -317,7 +330,7 @@ fn finding(kind: Kind, object: usize, rate: Rate, tallies: &[Tally; 3], subject:
     let mut finding = Finding {
         kind,
         certainty: Certainty::Lost,
-        severity: match kind == Kind::Reference && description.is_permanent {
+        severity: match kind == Kind::Reference && lives_on(object, &description, subject) {
             true => Severity::Warning,
             false => Severity::Error,
         },
