@@ -23,22 +23,30 @@ HEAP_TYPE = 1 << 9
 
 def describe(
     item: Any, function: Any, arguments: tuple[Any, ...], names: dict[str, Any], statement: str = ""
-) -> tuple[str, str, bool]:
-    """Name an object: its description, its type, and whether it lives as long as the program anyway.
+) -> tuple[str, str, bool, bool]:
+    """Name an object: its description, its type, whether it lives as long as the program anyway, and whether it is a
+    constant that the call was not given.
 
     It is looked for among the arguments of a function, or the variables of a statement.
 
     >>> describe("timeout", len, ("timeout",), {})
-    ("the `str` 'timeout' (argument 1)", 'str', False)
+    ("the `str` 'timeout' (argument 1)", 'str', False, False)
     >>> describe("timeout", None, (), {"KEY": "timeout"}, "len(KEY)")
-    ("the `str` 'timeout' (argument 1, `KEY`)", 'str', False)
+    ("the `str` 'timeout' (argument 1, `KEY`)", 'str', False, False)
     """
-    roots = [(argument, f"argument {number}") for number, argument in enumerate(arguments, 1)]
-    roles = _roles(statement)
-    roots += [(value, roles.get(name, f"variable `{name}`")) for name, value in names.items() if not name.startswith("__")]
-    place = _place(item, function, roots)
+    given = roots(arguments, names, statement)
+    place = _place(item, function, given)
     words = _words(item) + (f" ({place})" if place else "")
-    return words, _name(type(item)), _is_permanent(item)
+    is_constant = type(item) in LITERALS and not any(value is item for value, _ in given)
+    return words, name(type(item)), _is_permanent(item), is_constant
+
+
+def roots(arguments: tuple[Any, ...], names: dict[str, Any], statement: str) -> list[tuple[Any, str]]:
+    """What a call is given, in words."""
+    found = [(argument, f"argument {number}") for number, argument in enumerate(arguments, 1)]
+    roles = _roles(statement)
+    variables = [(value, roles.get(name, f"variable `{name}`")) for name, value in names.items() if not name.startswith("__")]
+    return found + variables
 
 
 def _words(item: Any) -> str:
@@ -48,16 +56,16 @@ def _words(item: Any) -> str:
     if kind in LITERALS:
         return f"the `{kind.__name__}` {_short(item)}"
     if kind in CONTAINERS:
-        return f"the `{kind.__name__}` of {len(item)} item{'s' * (len(item) != 1)}"
+        return f"the `{kind.__name__}` of {len(item):,} item{'s' * (len(item) != 1)}"
     if isinstance(item, type):
-        return f"the type `{_name(item)}`"
+        return f"the type `{name(item)}`"
     if kind is types.ModuleType:
         return f"the module `{_attribute(item, '__name__')}`"
     if kind is types.CodeType:
         return f"the code of `{item.co_name}`"
     if kind in (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType):
         return f"the function `{_attribute(item, '__qualname__')}`"
-    return f"a `{_name(kind)}` object"
+    return f"a `{name(kind)}` object"
 
 
 def _short(item: Any) -> str:
@@ -68,7 +76,7 @@ def _short(item: Any) -> str:
     return text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
 
 
-def _name(kind: type) -> str:
+def name(kind: type) -> str:
     """The name of a type: bare for builtins, else with its module. Not asked of the type itself, whose metaclass may answer."""
     name: str = type.__dict__["__qualname__"].__get__(kind)
     module = _module(kind)
@@ -82,8 +90,25 @@ def _attribute(item: Any, name: str) -> str:
 
 def _is_permanent(item: Any) -> bool:
     if isinstance(item, type):
-        flags: int = type.__dict__["__flags__"].__get__(item)
-        return flags & HEAP_TYPE == 0 or _is_in_module(item)
+        return _is_static(item) or _is_in_module(item) or _is_cythons(item)
+    kind = type(item)
+    if kind is dict:
+        return any(_is_static(owner) and item is dict_of(owner) for owner in _types())
+    return _is_shared(item)
+
+
+def _is_static(kind: type) -> bool:
+    flags: int = type.__dict__["__flags__"].__get__(kind)
+    return flags & HEAP_TYPE == 0
+
+
+def _is_cythons(kind: type) -> bool:
+    """Types that Cython makes once for all modules, such as `generator` and `cython_function_or_method`."""
+    return _module(kind).startswith("_cython_")
+
+
+def _is_shared(item: Any) -> bool:
+    """Values of which the interpreter has one only, so that equal ones are the same."""
     kind = type(item)
     if kind in (type(None), type(Ellipsis), type(NotImplemented), bool):
         return True
@@ -100,8 +125,9 @@ def _is_in_module(kind: type) -> bool:
     """Whether a type is found in its module under its name, or else in any."""
     found: Any = sys.modules.get(_module(kind))
     for part in type.__dict__["__qualname__"].__get__(kind).split("."):
-        found = _namespace(found).get(part)
-    return found is kind or any(id(referrer) in _modules() for referrer in gc.get_referrers(kind)[:MOST_REFERRERS])
+        found = namespace(found).get(part)
+    spaces = modules()
+    return found is kind or any(id(referrer) in spaces for referrer in gc.get_referrers(kind)[:MOST_REFERRERS])
 
 
 def _module(kind: type) -> str:
@@ -110,9 +136,16 @@ def _module(kind: type) -> str:
     return name if type(name) is str else ""
 
 
-def _modules() -> dict[int, str]:
-    """The names of modules by their namespaces."""
-    return {id(module.__dict__): name for name, module in list(sys.modules.items()) if type(module) is types.ModuleType}
+def modules() -> dict[int, dict[str, Any]]:
+    """The namespaces of modules by their addresses."""
+    spaces = [module.__dict__ for module in list(sys.modules.values()) if type(module) is types.ModuleType]
+    return {id(space): space for space in spaces}
+
+
+def name_of_namespace(space: dict[str, Any]) -> str:
+    """The module that a namespace is of."""
+    found = next((name for name, module in list(sys.modules.items()) if type(module) is types.ModuleType and module.__dict__ is space), "?")
+    return found
 
 
 def _roles(statement: str) -> dict[str, str]:
@@ -137,28 +170,28 @@ def _place(item: Any, function: Any, roots: list[tuple[Any, str]]) -> Optional[s
             return words
     if isinstance(item, (type, types.ModuleType)) or item is None:
         return None  # Its name says it.
-    modules = _modules()
+    if _is_shared(item):
+        return None  # Whoever has an equal one has this one.
+    spaces = modules()
     found = {id(value): words for value, words in roots}
     for referrer in gc.get_referrers(item)[:MOST_REFERRERS]:
-        owner = modules.get(id(referrer))
-        if owner is not None:
-            return f"`{_key(referrer, item)}` of module `{owner}`"
+        if id(referrer) in spaces and key(referrer, item) != "?":
+            return f"`{key(referrer, item)}` of module `{name_of_namespace(referrer)}`"
     if type(item) is dict:
-        kind = next((kind for kind in _types() if item is _dict_of(kind)), None)
+        kind = next((kind for kind in _types() if item is dict_of(kind)), None)
         if kind is not None:
-            return f"the namespace of the type `{_name(kind)}`"
+            return f"the namespace of the type `{name(kind)}`"
     for value, words in roots:
-        place = _inside(value, item)
+        place = inside(value, item)
         if place:
             return f"{place} of {words}"
     for referrer in gc.get_referrers(item)[:MOST_REFERRERS]:
-        place = _inside(referrer, item)
+        place = inside(referrer, item)
         if place is None or id(referrer) in found:
             continue
         for outer in gc.get_referrers(referrer)[:MOST_REFERRERS]:
-            owner = modules.get(id(outer))
-            if owner is not None:
-                return f"{place} of `{_key(outer, referrer)}` of module `{owner}`"
+            if id(outer) in spaces:
+                return f"{place} of `{key(outer, referrer)}` of module `{name_of_namespace(outer)}`"
     return None
 
 
@@ -173,12 +206,12 @@ def _types() -> Iterator[type]:
             ways += type.__subclasses__(kind)
 
 
-def _dict_of(kind: type) -> object:
+def dict_of(kind: type) -> object:
     """What the mapping proxy of a type stands for."""
     return gc.get_referents(type.__dict__["__dict__"].__get__(kind))[0]
 
 
-def _inside(container: Any, item: Any) -> Optional[str]:
+def inside(container: Any, item: Any) -> Optional[str]:
     """Which part of a container or instance an object is."""
     kind = type(container)
     if kind in (list, tuple):
@@ -192,12 +225,12 @@ def _inside(container: Any, item: Any) -> Optional[str]:
         return "an item" if any(part is item for part in container) else None
     if type(container) is item:
         return "the type"
-    attributes = _namespace(container)
+    attributes = namespace(container)
     name = next((name for name, part in attributes.items() if part is item), None)
     return None if name is None else f"attribute `{name}`"
 
 
-def _namespace(container: Any) -> dict[str, Any]:
+def namespace(container: Any) -> dict[str, Any]:
     """The instance's own attributes, asked of no code of its class."""
     if isinstance(container, type):
         return dict(type.__dict__["__dict__"].__get__(container))
@@ -208,5 +241,5 @@ def _namespace(container: Any) -> dict[str, Any]:
     return namespace if type(namespace) is dict else {}
 
 
-def _key(namespace: dict[str, Any], item: Any) -> str:
+def key(namespace: dict[str, Any], item: Any) -> str:
     return next((str(name) for name, value in namespace.items() if value is item), "?")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import unittest
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Optional, Union
 
@@ -174,6 +175,8 @@ class MemoryLeakTestCase(unittest.TestCase):
             trim=options.trim_callback,
             warm_up=options.warmup_times,
         )
+        for part in report.not_done:
+            warnings.warn(f"leaktight cannot see here: {part}", stacklevel=2)
         if self.verbosity > 0 and report.verdict != "clean":
             print(f"\n{report}", flush=True)
         findings = [finding for finding in report.findings if finding.severity == "error"]

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use leaktight_elf::loaded_objects;
 use leaktight_liveset::{Block, Family};
 use leaktight_report::{
     Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, counted, sentence,
@@ -20,6 +19,7 @@ use crate::reason::{of_cache, reason};
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
+use crate::statics;
 use crate::subject::Subject;
 use crate::witnesses::{Witness, Witnesses};
 
@@ -92,6 +92,13 @@ pub(crate) fn report<S: Subject>(
         blind_spots.push("some call stacks, for which the tracker had no memory".to_owned());
     }
     blind_spots.extend(private_allocators());
+    // Some are not seen, or all of them.
+    let not_done: Vec<String> = references
+        .blind_spot
+        .iter()
+        .filter(|_| references.objects == 0)
+        .cloned()
+        .collect();
     blind_spots.extend(references.blind_spot);
     blind_spots.extend(subject.blind_spots());
     if convicts {
@@ -142,7 +149,7 @@ pub(crate) fn report<S: Subject>(
         looks: seen.looks,
         control: seen.control,
         blind_spots,
-        not_done: Vec::new(),
+        not_done,
         remarks,
         environment: environment(subject),
     }
@@ -245,6 +252,9 @@ struct ObjectKind {
 /// finding. Where that does not tell, the type that all typed blocks share.
 fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
     let mut kind = ObjectKind::default();
+    if group.is_mixed() {
+        return kind;
+    }
     let (mut heads, mut all) = (HashSet::new(), HashSet::new());
     // The youngest are those of which is known who owns them.
     for block in group.blocks.iter().rev().take(ENOUGH) {
@@ -266,78 +276,47 @@ fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
 
 /// What holds the blocks: of objects whoever the runtime says refers to them, of other blocks the static
 /// data of a module or else the object that points there. The youngest are asked first; a stale
-/// word may lead nowhere, so several are.
+/// word may lead nowhere, so several are. What is owned by another of them is not held by anybody else.
 fn holder<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Option<String> {
     const TRIES: usize = 8;
-    let reach = reach?;
-    let (objects, others): (Vec<&Block>, Vec<&Block>) = group
+    let heads: Vec<&Block> = group
         .blocks
         .iter()
         .rev()
+        .filter(|block| group.is_head(block))
         .take(ENOUGH)
-        .partition(|block| subject.type_name(block).is_some());
-    let of_object = |block: &Block, subject: &mut S| subject.holder(block, reach.root_of(block.address)?);
+        .collect();
+    let (objects, others): (Vec<&Block>, Vec<&Block>) =
+        heads.into_iter().partition(|block| subject.type_name(block).is_some());
+    let root = |block: &Block| reach?.root_of(block.address);
+    let of_object = |block: &Block, subject: &mut S| subject.holder(block, root(block).unwrap_or(0));
     let of_other = |block: &Block, subject: &mut S| {
-        let root = reach.root_of(block.address)?;
-        static_data(root, subject).or_else(|| subject.holder(block, root))
+        let root = root(block).unwrap_or(0);
+        let found = statics::holder(root, subject).or_else(|| subject.holder(block, root));
+        // A stale word may have been found first.
+        found.or_else(|| statics::holder(statics::find(block.address, subject)?, subject))
     };
-    objects
+    let found = objects
         .into_iter()
         .take(TRIES)
-        .find_map(|block| of_object(block, subject))
-        .or_else(|| {
-            others
-                .into_iter()
-                .take(TRIES)
-                .find_map(|block| of_other(block, subject))
-        })
-}
-
-/// The module whose static data the address lies in, and the variable if its name is exported. The
-/// runtime's own data names nobody.
-fn static_data<S: Subject>(address: usize, subject: &S) -> Option<String> {
-    let mut module = None;
-    loaded_objects(|object| {
-        if module.is_none() && object.writable().any(|(start, len)| address.wrapping_sub(start) < len) {
-            let path = object.name().to_string_lossy().into_owned();
-            module = Some((path, address - object.base));
-        }
+        .find_map(|block| of_object(block, subject));
+    let found = found.or_else(|| group.arrays.iter().find_map(|block| of_other(block, subject)));
+    let found = found.or_else(|| {
+        others
+            .into_iter()
+            .take(TRIES)
+            .find_map(|block| of_other(block, subject))
     });
-    let (path, offset) = module?;
-    let name = match path.rsplit('/').next() {
-        Some(name) if !name.is_empty() => name,
-        _ => "the program",
-    };
-    if subject.is_runtime(&executable_or(&path)) {
-        return None;
-    }
-    Some(match variable_at(address) {
-        Some(variable) => format!("static data of {name} (`{variable}`)"),
-        None => format!("static data of {name} (+{offset:#x})"),
-    })
-}
-
-/// The loader has no name for the main program.
-fn executable_or(path: &str) -> String {
-    let program = || {
-        std::env::current_exe()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    if path.is_empty() { program() } else { path.to_owned() }
-}
-
-fn variable_at(address: usize) -> Option<String> {
-    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
-    // SAFETY: dladdr takes any address and fills `info` when it returns non-zero; its strings live as
-    // long as the module, which is loaded.
-    unsafe {
-        if libc::dladdr(address as *const _, info.as_mut_ptr()) == 0 {
-            return None;
-        }
-        let name = info.assume_init().dli_sname;
-        (!name.is_null()).then(|| std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned())
+    match (found, group.arrays.is_empty()) {
+        (found, true) => found,
+        (Some(found), false) => Some(format!(
+            "{found}, which grows by {} per call",
+            counted(group.growth, "byte")
+        )),
+        (None, false) => Some(format!(
+            "a block that grows by {} per call",
+            counted(group.growth, "byte")
+        )),
     }
 }
 

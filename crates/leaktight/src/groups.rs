@@ -162,10 +162,7 @@ fn with_arrays(mut groups: Vec<Group>, group_of_site: &HashMap<usize, usize>, ow
 fn one_for_each_module(groups: Vec<Group>) -> Vec<Group> {
     let mut joined: Vec<Group> = Vec::new();
     for mut group in groups {
-        let module = group.module().map(<[Frame]>::to_vec);
-        let same = joined
-            .iter_mut()
-            .find(|other| module.is_some() && other.module() == module.as_deref() && other.grows() == group.grows());
+        let same = joined.iter_mut().find(|other| other.is_of_same_module(&group));
         let Some(other) = same else {
             joined.push(group);
             continue;
@@ -174,6 +171,7 @@ fn one_for_each_module(groups: Vec<Group>) -> Vec<Group> {
             other.origin.narrow_to_module();
         }
         other.places += group.places;
+        other.origin.module = other.origin.module.take().or(group.origin.module.take());
         other.growth += group.growth;
         other.arrays.append(&mut group.arrays);
         other.join(group);
@@ -212,9 +210,19 @@ impl Group {
         self.origin.frames == other.origin.frames && self.grows() == other.grows()
     }
 
-    /// The frames from the initialisation of a module outwards.
-    fn module(&self) -> Option<&[Frame]> {
+    /// The frames outside of the initialisation of a module.
+    fn outside_of_module(&self) -> Option<&[Frame]> {
         self.origin.frames.get(self.origin.module_at?..)
+    }
+
+    /// Whether both are made while the same module is initialised. Its name may be known of one only.
+    fn is_of_same_module(&self, other: &Group) -> bool {
+        let (one, two) = (&self.origin.module, &other.origin.module);
+        let outside = self.outside_of_module();
+        outside.is_some()
+            && outside == other.outside_of_module()
+            && self.grows() == other.grows()
+            && (one.is_none() || two.is_none() || one == two)
     }
 
     /// It is one block that gets longer.
@@ -234,6 +242,11 @@ impl Group {
     /// Whether the block reaches itself through others.
     pub(crate) fn is_circular(&self, block: &Block) -> bool {
         self.circular.contains(&block.address)
+    }
+
+    /// Whether it is what several places make.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.places > 1
     }
 
     pub(crate) fn main_family(&self) -> Option<Family> {
@@ -256,12 +269,18 @@ impl Group {
 
     /// What else there is to say, to follow the finding's sentence.
     pub(crate) fn cause(&self) -> String {
-        match (self.places, self.origin.module.as_deref()) {
-            (2.., Some(module)) => format!(
-                "; this is what {} places in the initialisation of {module} make, which runs again and again",
-                self.places
-            ),
-            _ => String::new(),
+        let module = self
+            .origin
+            .module
+            .as_ref()
+            .map_or("a module".to_owned(), |module| format!("`{module}`"));
+        match self.places {
+            1 => String::new(),
+            places => {
+                format!(
+                    "; this is what {places} places in the initialisation of {module} make, which runs again and again"
+                )
+            }
         }
     }
 }

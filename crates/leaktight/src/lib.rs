@@ -37,6 +37,7 @@ mod run;
 mod scan;
 mod session;
 mod sites;
+mod statics;
 mod subject;
 mod witnesses;
 mod words;
@@ -49,7 +50,8 @@ pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_memory::own_thread;
 pub use leaktight_references::Frozen;
 pub use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, figure, integer,
+    sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
 pub use references::let_go_of_objects;

@@ -15,24 +15,28 @@ pub(crate) struct Origin {
     /// The function of a library or runtime that the innermost frame called.
     pub via: Option<String>,
     pub frames: Vec<Frame>,
-    /// The frame that initialises a module, if one does: its place among the frames, and what the module is called.
+    /// So many frames are inside the initialisation of a module, and what that is called.
     pub module_at: Option<usize>,
     pub module: Option<String>,
 }
 
 impl Origin {
-    /// Leaves only the frames from the initialisation of the module outwards.
+    /// Leaves only the frames from the one that initialises the module outwards, without its line.
     pub(crate) fn narrow_to_module(&mut self) {
-        if let Some(at) = self.module_at.filter(|at| *at <= self.frames.len()) {
-            self.frames.drain(..at);
-            (self.module_at, self.via) = (Some(0), None);
+        let at = self.module_at.unwrap_or(0).min(self.frames.len());
+        let initialiser = self.frames.drain(..at).next_back();
+        (self.module_at, self.via) = (Some(0), None);
+        if let Some(frame) = initialiser.filter(|frame| !frame.python || is_module(frame)) {
+            let (line, source) = (None, None);
+            self.frames.insert(0, Frame { line, source, ..frame });
+            self.module_at = Some(1);
         }
     }
 
-    /// The frame that was added last initialises this module. One that another imports is part of it.
-    fn initialises(&mut self, module: String) {
-        self.module_at = self.frames.len().checked_sub(1);
-        self.module = Some(format!("`{module}`"));
+    /// All frames so far are inside the initialisation of a module. One that another imports is part of that.
+    fn initialises(&mut self, module: Option<String>) {
+        self.module_at = Some(self.frames.len());
+        self.module = module.or(self.module.take());
     }
 }
 
@@ -76,7 +80,9 @@ impl Origins {
                         let module = frame.function.as_deref().and_then(|name| name.strip_prefix("PyInit_"));
                         let module = module.map(str::to_owned);
                         origin.frames.push(frame);
-                        module.into_iter().for_each(|module| origin.initialises(module));
+                        if module.is_some() {
+                            origin.initialises(module);
+                        }
                     }
                 }
                 Role::Library if origin.frames.is_empty() => {
@@ -86,17 +92,10 @@ impl Origins {
                 }
                 // CPython calls the function that fills a module through one of these (Objects/moduleobject.c).
                 Role::Library if is_module_machinery(location.function.as_deref()) => {
-                    if let Some(last) = origin.frames.last() {
-                        let file = last.module.as_deref().unwrap_or("a module");
-                        let name = file
-                            .rsplit('/')
-                            .next()
-                            .unwrap_or(file)
-                            .split('.')
-                            .next()
-                            .unwrap_or(file);
-                        origin.initialises(name.to_owned());
-                    }
+                    let file = origin.frames.last().and_then(|last| last.module.as_deref());
+                    let name = file.and_then(|file| file.rsplit('/').next()?.split('.').next());
+                    let name = name.map(str::to_owned);
+                    origin.initialises(name);
                 }
                 // Below the tracker's own frames lies its loop, not the program.
                 Role::Tracker if !origin.frames.is_empty() => break,
@@ -115,14 +114,10 @@ impl Origins {
                     .source
                     .or_else(|| self.source(frame.file.as_deref()?, frame.line?));
                 frame.file = frame.file.map(|file| self.shorten(&file));
-                // What a script does while it is run is its own; an import runs a module's code only to fill it.
-                let imports = frame
-                    .file
-                    .as_deref()
-                    .is_some_and(|file| file.starts_with("<frozen importlib"));
-                if let Some(last) = origin.frames.last().filter(|last| imports && is_module(last)) {
-                    let name = last.file.clone().unwrap_or_default();
-                    origin.initialises(name);
+                if is_import_machinery(&frame) {
+                    let module = origin.frames.last().filter(|last| is_module(last));
+                    let file = module.and_then(|module| module.file.clone());
+                    origin.initialises(file);
                 }
                 origin.frames.push(frame);
             }
@@ -284,6 +279,16 @@ fn is_standard_name(function: &str, file: &str) -> bool {
 
 fn is_module(frame: &Frame) -> bool {
     frame.python && frame.function.as_deref() == Some("<module>")
+}
+
+/// The frame from which an import runs the code of a module, or the function that fills it (Lib/importlib/_bootstrap.py).
+/// The code itself may be gone, and with it the name of its frame.
+fn is_import_machinery(frame: &Frame) -> bool {
+    let is_importlib = frame
+        .file
+        .as_deref()
+        .is_some_and(|file| file.starts_with("<frozen importlib"));
+    is_importlib && frame.function.as_deref() == Some("_call_with_frames_removed")
 }
 
 fn is_module_machinery(function: Option<&str>) -> bool {

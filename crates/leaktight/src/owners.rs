@@ -109,6 +109,10 @@ impl Owners {
         let mut buffer = Vec::new();
         for (from, edges) in edges.iter_mut().enumerate() {
             let Survivor { block, site, grows } = self.survivors[from];
+            // Fresh memory holds stale words.
+            if subject.is_plain(&block) {
+                continue;
+            }
             // The collector's list of all objects holds nobody.
             let links = subject.list_links(&block).unwrap_or(usize::MAX);
             let start = block.address.next_multiple_of(WORD);

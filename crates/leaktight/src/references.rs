@@ -6,11 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use leaktight_hooks as hooks;
 use leaktight_references::{Dying, Held, Runtime, Stopped, visible};
 use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
+use leaktight_stacks as stacks;
 use leaktight_verdict::Rate;
 use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
 
 use crate::budget::Budget;
-use crate::subject::Subject;
+use crate::statics;
+use crate::subject::{Description, Subject};
 use crate::words::words;
 
 /// So many objects are looked at closely at a time, those that moved most.
@@ -179,10 +181,13 @@ impl References {
     pub(crate) fn let_go(&mut self, calls: u32, subject: &mut impl Subject) {
         if self.is_on() {
             for object in std::mem::take(&mut self.hidden) {
-                let name = subject.describe(object).name;
-                self.remarks.push(format!(
-                    "calls keep references to {name} in memory that the garbage collector does not look at"
-                ));
+                let of = subject.describe(object);
+                if !of.is_constant {
+                    let name = of.name;
+                    self.remarks.push(format!(
+                        "calls keep references to {name} in memory that the garbage collector does not look at"
+                    ));
+                }
             }
             for found in &self.found {
                 self.findings.push(finding(found, subject));
@@ -315,13 +320,16 @@ impl References {
         }
         match words(&objects) {
             Ok(words) => {
-                let tally = |(seen, words): (&leaktight_references::Seen, i64)| Tally {
+                // New stacks hold the code of their frames: that is our doing.
+                let own = objects.iter().map(|object| stacks::references_to(*object) as i64);
+                let tally = |((seen, words), own): ((&leaktight_references::Seen, i64), i64)| Tally {
                     calls,
-                    count: seen.count,
+                    count: seen.count - own,
                     visible: seen.visible,
                     words,
                 };
-                look.moments.push((calls, seen.iter().zip(words).map(tally).collect()));
+                look.moments
+                    .push((calls, seen.iter().zip(words).zip(own).map(tally).collect()));
                 Ok(())
             }
             Err(why) => {
@@ -460,18 +468,23 @@ fn change_of(changes: &[(usize, i64)], object: usize) -> i64 {
 /// There was not enough time, or memory, for a close look.
 pub(crate) struct TooShort;
 
+/// Whether the object lives as long as the program anyway, as a type does that a module keeps in C.
+fn lives_on(object: usize, description: &Description, subject: &impl Subject) -> bool {
+    description.is_permanent || description.is_type && statics::find(object, subject).is_some()
+}
+
 fn missed(control: &mut Control, what: &str) {
     control.missed.push(what.to_owned());
 }
 
 fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
-    let Found { kind, rate, .. } = *found;
+    let Found { kind, rate, object, .. } = *found;
     let [_, before, after] = found.tallies;
     let description = subject.describe(found.object);
     let mut finding = Finding {
         kind,
         certainty: Certainty::Lost,
-        severity: match kind == Kind::Reference && description.is_permanent {
+        severity: match kind == Kind::Reference && lives_on(object, &description, subject) {
             true => Severity::Warning,
             false => Severity::Error,
         },

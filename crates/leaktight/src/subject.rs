@@ -64,6 +64,11 @@ pub trait Subject {
         None
     }
 
+    /// Whether the object in a live `block` is of a kind that refers to no other, such as a text.
+    fn is_plain(&mut self, _block: &Block) -> bool {
+        false
+    }
+
     /// Whether the runtime hands memory of dead objects of a type on to new ones without asking its allocator.
     fn may_be_handed_on(&self, _type_name: &str) -> bool {
         false
@@ -176,6 +181,10 @@ pub struct Description {
     pub type_name: Option<String>,
     /// What a person knows it by, such as ``the `str` 'timeout' (argument 1)``.
     pub name: String,
+    /// It is a value that the call was not given and that anybody may have, such as a word in the code.
+    pub is_constant: bool,
+    /// It is a type.
+    pub is_type: bool,
     /// It lives for as long as the program anyway, and few references to it cost nothing: a type that a module has, or
     /// a singleton.
     pub is_permanent: bool,

@@ -305,7 +305,11 @@ fn progress(calls: u32, elapsed: Duration) {
     static LAST: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let now = elapsed.as_millis() as u64 / 500;
     if now >= 4 && LAST.swap(now, std::sync::atomic::Ordering::Relaxed) != now {
-        eprint!("\r\x1b[K{calls} calls, {:.0} s", elapsed.as_secs_f64());
+        eprint!(
+            "\r\x1b[K{} calls, {:.0} s",
+            leaktight::integer(calls.into()),
+            elapsed.as_secs_f64()
+        );
     }
 }
 

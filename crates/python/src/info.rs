@@ -140,7 +140,7 @@ fn in_words(allocator: &Allocator) -> String {
     ];
     let figures = figures.iter().filter_map(|(bytes, what)| {
         let bytes = (*bytes)?;
-        Some(format!("{:.1} MiB {what}", bytes as f64 / MIB))
+        Some(format!("{} MiB {what}", leaktight::figure(bytes as f64 / MIB)))
     });
     let told: Vec<String> = figures.chain(allocator.remark()).collect();
     format!("{}{version} in {file}{serves}: {}", allocator.name, told.join(", "))

@@ -3,7 +3,9 @@
 use leaktight::Description;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple, PyType};
+
+use crate::subject::Callee;
 
 /// Two objects of which more references are taken than anybody else does.
 pub(crate) struct Probes {
@@ -77,20 +79,49 @@ pub(crate) fn parts_of_call(object: &Bound<'_, PyAny>, partial: &Bound<'_, PyAny
     }
 }
 
-/// What a live object is, given what the call uses.
-pub(crate) fn describe(
-    object: &Bound<'_, PyAny>,
-    function: Option<&Bound<'_, PyAny>>,
-    arguments: &Bound<'_, PyTuple>,
-    names: &Bound<'_, PyDict>,
-    statement: &str,
-) -> PyResult<Description> {
+/// What the call is given: a function and its arguments, or a statement and its variables.
+pub(crate) struct Given<'py> {
+    pub function: Option<Bound<'py, PyAny>>,
+    pub arguments: Bound<'py, PyTuple>,
+    pub names: Bound<'py, PyDict>,
+    pub statement: String,
+}
+
+impl<'py> Given<'py> {
+    pub(crate) fn of(callee: &Callee, py: Python<'py>) -> Given<'py> {
+        match callee {
+            Callee::Function(function, arguments) => Given {
+                function: Some(function.bind(py).clone()),
+                arguments: arguments.bind(py).clone(),
+                names: PyDict::new(py),
+                statement: String::new(),
+            },
+            Callee::Code(_, names, statement) => Given {
+                function: None,
+                arguments: PyTuple::empty(py),
+                names: names.bind(py).clone(),
+                statement: statement.clone(),
+            },
+        }
+    }
+}
+
+/// What a live object is.
+pub(crate) fn describe(object: &Bound<'_, PyAny>, given: &Given<'_>) -> PyResult<Description> {
     let helper = object.py().import("leaktight._objects")?;
+    let Given {
+        function,
+        arguments,
+        names,
+        statement,
+    } = given;
     let words = helper.call_method1("describe", (object, function, arguments, names, statement))?;
-    let (name, type_name, is_permanent) = words.extract()?;
+    let (name, type_name, is_permanent, is_constant) = words.extract()?;
     Ok(Description {
         type_name: Some(type_name),
         name,
         is_permanent,
+        is_constant,
+        is_type: object.is_instance_of::<PyType>(),
     })
 }

@@ -11,7 +11,7 @@ use pyo3::types::{PyCode, PyDict, PyList, PyTuple};
 use crate::garbage::Garbage;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
-use crate::objects::{self, Probes};
+use crate::objects::{self, Given, Probes};
 use crate::types::{self, KnownTypes};
 use crate::watchdog::Watchdog;
 use crate::{caches, frames, holders, interpreter};
@@ -280,6 +280,11 @@ impl Subject for PythonSubject<'_> {
         types.name(py, &types.object(py, block)?)
     }
 
+    fn is_plain(&mut self, block: &Block) -> bool {
+        let plain = ["bytes", "str", "int", "float", "complex"];
+        self.type_name(block).is_some_and(|name| plain.contains(&name.as_str()))
+    }
+
     fn may_be_handed_on(&self, type_name: &str) -> bool {
         types::has_free_list(type_name)
     }
@@ -287,7 +292,8 @@ impl Subject for PythonSubject<'_> {
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
         self.at_rest.thaw();
         let py = self.py;
-        holders::holder(py, self.types(block), block, address)
+        let given = Given::of(&self.callee, py);
+        holders::holder(py, self.types(block), block, address, &given)
     }
 
     fn capacity(&mut self, block: &Block) -> Option<Capacity> {
@@ -388,13 +394,7 @@ impl Subject for PythonSubject<'_> {
         self.at_rest.thaw();
         // SAFETY: the engine asks for objects that it holds.
         let object = unsafe { Bound::from_borrowed_ptr(py, object as *mut ffi::PyObject) };
-        let (none, nobody) = (PyTuple::empty(py), PyDict::new(py));
-        let words = match &self.callee {
-            Callee::Function(function, arguments) => {
-                objects::describe(&object, Some(function.bind(py)), arguments.bind(py), &nobody, "")
-            }
-            Callee::Code(_, namespace, text) => objects::describe(&object, None, &none, namespace.bind(py), text),
-        };
+        let words = objects::describe(&object, &Given::of(&self.callee, py));
         words.unwrap_or_else(|_| Description {
             name: "an object".to_owned(),
             ..Description::default()

@@ -15,7 +15,7 @@ mod unwind;
 
 pub use capture::capture;
 pub use python::{FrameMismatch, Interpreter, PythonFrame};
-pub use store::{CapturedStack, clear, full, stack};
+pub use store::{CapturedStack, clear, full, references_to, stack};
 pub use symbols::{Location, Symbols};
 pub use unwind::{Module, forget_modules, set_modules};
 

@@ -90,6 +90,17 @@ pub unsafe fn clear() {
     }
 }
 
+/// How many references to a code object are held here. Linear in what is stored.
+pub fn references_to(code: usize) -> u64 {
+    let store = STORE.lock();
+    let (mut at, found) = (0, std::cell::Cell::new(0));
+    while let Some(words) = store.at(at) {
+        code_objects(words, |_, held| found.set(found.get() + u64::from(held == code as u64)));
+        at += words.len();
+    }
+    found.get()
+}
+
 /// The code objects that this stack keeps alive.
 fn code_objects(words: &[u64], each: impl Fn(&Interpreter, u64)) {
     let (native, python) = lengths(words[0]);

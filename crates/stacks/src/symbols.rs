@@ -57,10 +57,17 @@ impl Symbols {
                 continue;
             }
             let exported = exported_at(address);
-            if exported.module.as_deref().is_some_and(&exported_only) {
-                self.known.insert(address, Rc::new([exported]));
-            } else {
-                unknown.push(address);
+            match exported.module.as_deref() {
+                // Its mapping may name a file that cannot be read, such as that of shared memory.
+                None => {
+                    let function = Some(outside_of_modules(address).to_owned());
+                    let location = Location { function, ..exported };
+                    self.known.insert(address, Rc::new([location]));
+                }
+                Some(module) if exported_only(module) => {
+                    self.known.insert(address, Rc::new([exported]));
+                }
+                Some(_) => unknown.push(address),
             }
         }
         unknown.sort_unstable();
@@ -130,6 +137,29 @@ fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> 
     }
 }
 
+/// What to call code that no object file holds: what a just-in-time compiler has made, or a module that is gone.
+fn outside_of_modules(address: u64) -> &'static str {
+    const PAGE: u64 = 4096;
+    let mut resident = 0;
+    // SAFETY: asks for one page, of which it writes one byte; it fails where nothing is mapped (mincore(2)).
+    match unsafe { libc::mincore((address & !(PAGE - 1)) as *mut _, 1, &raw mut resident) } {
+        0 => "<code made at run time>",
+        _ => "<code that was unloaded>",
+    }
+}
+
+/// The name as it stands in the source, without the hash of Rust and without the parameters of C++.
+fn demangled(name: String) -> String {
+    if let Ok(rust) = rustc_demangle::try_demangle(&name) {
+        return format!("{rust:#}");
+    }
+    let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();
+    let symbol = cpp_demangle::Symbol::new(&name).ok();
+    symbol
+        .and_then(|symbol| symbol.demangle_with_options(&options).ok())
+        .unwrap_or(name)
+}
+
 /// What the loader knows of an address: the object file, the offset in it, and the exported function.
 fn exported_at(address: u64) -> Location {
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
@@ -152,9 +182,41 @@ fn exported_at(address: u64) -> Location {
             .into_owned(),
     });
     Location {
-        function: text(info.dli_sname),
+        function: text(info.dli_sname).map(demangled),
         module,
         offset: Some(address - info.dli_fbase as u64),
         ..Location::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for (linked, source) in [
+            ("_Znwm", "operator new"),
+            (
+                "_ZNSt6vectorIiSaIiEE17_M_realloc_insertIJRKiEEEvN9__gnu_cxx17__normal_iteratorIPiS1_EEDpOT_",
+                "std::vector<int, std::allocator<int> >::_M_realloc_insert<int const&>",
+            ),
+            (
+                "_ZN5alloc5alloc15exchange_malloc17h0123456789abcdefE",
+                "alloc::alloc::exchange_malloc",
+            ),
+            ("strdup", "strdup"),
+            ("_Zebra", "_Zebra"),
+            ("", ""),
+        ] {
+            assert_eq!(demangled(linked.to_owned()), source);
+        }
+    }
+
+    #[test]
+    fn code_without_a_module_is_called_what_it_is() {
+        let made = [0u8; 64];
+        assert_eq!(outside_of_modules(made.as_ptr() as u64), "<code made at run time>");
+        assert_eq!(outside_of_modules(4096), "<code that was unloaded>");
     }
 }

@@ -58,7 +58,8 @@ def github_annotations(groups: list[Group], root: Path) -> Iterator[str]:
     for group in groups:
         test = group.tests[0]
         file, line = test.file, test.line
-        for frame in group.finding["stack"]:
+        # Of a line that is not sure it would be wrong to say that it leaks.
+        for frame in [] if group.finding.get("earlier_owner") else group.finding["stack"]:
             path = root / (frame.get("file") or "")
             if frame.get("line") and path.is_file() and path.is_relative_to(root):
                 file, line = str(path.relative_to(root)), frame["line"]

@@ -39,6 +39,8 @@ class Result:
     blind: bool = False
     file: str = ""
     line: int = 0
+    #: Parts that were asked for and could not be done here.
+    not_done: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, item: pytest.Item, report: dict[str, Any], plain: float, seconds: float) -> Result:
@@ -56,7 +58,8 @@ class Result:
         reason = "" if verdict in ("clean", "leak") else report["reason"]
         control = report["control"]
         blind = verdict == "indeterminate" and (control["caught"] < control["planted"] or not control["planted"])
-        return cls(item.nodeid, verdict, reason, report["calls"] + 1, plain, seconds, findings, blind, *_place(item))
+        not_done = report.get("not_done", [])
+        return cls(item.nodeid, verdict, reason, report["calls"] + 1, plain, seconds, findings, blind, *_place(item), not_done)
 
     @classmethod
     def not_judged(cls, item: pytest.Item, reason: str, plain: float, seconds: float = 0.0, blind: bool = False) -> Result:
@@ -154,6 +157,10 @@ def describe(finding: dict[str, Any], root: str = "", frames: int = 12) -> str:
     message = finding["message"]
     held = f" (held by {finding['holder']})" if finding.get("holder") and "held by" not in message else ""
     lines = [f"{finding['kind']}: {message}{held}"]
+    if finding.get("earlier_owner"):
+        lines.append("    perhaps made here, or an earlier owner of the same memory was (a free list):")
+    elif finding.get("type_name") and finding["kind"] == "memory" and finding["stack"]:
+        lines.append("    made here:")
     shown = finding["stack"][:frames]
     width = max((len(frame.get("function") or "?") for frame in shown), default=0)
     for frame in shown:
@@ -214,6 +221,14 @@ class Results:
                     group.tests.append(result)
         order = lambda group: (group.severity != "error", -len(group.tests), -group.finding["bytes_per_call"])  # noqa: E731
         return sorted(found.values(), key=order)
+
+    def not_done(self) -> dict[str, list[Result]]:
+        """Parts that could not be done, and in which tests."""
+        found: dict[str, list[Result]] = {}
+        for result in self.all:
+            for part in result.not_done:
+                found.setdefault(part, []).append(result)
+        return found
 
     def reasons(self, verdict: str) -> dict[str, list[Result]]:
         """Tests of a verdict by their reason, without its details."""

@@ -99,6 +99,8 @@ class Summary:
             reasons = self.results.reasons(verdict)
             told = [f"{reason} ({_tests(tests)})" for reason, tests in sorted(reasons.items(), key=lambda item: -len(item[1]))]
             yield from _few(f"{words}: ", told)
+        blind = [f"{part} ({_tests(tests)})" for part, tests in self.results.not_done().items()]
+        yield from _few("not seen here: ", blind)
         if self._saw_nothing():
             yield "nothing was judged, so the run does not pass"
         yield self._counts()
@@ -159,7 +161,8 @@ class ShortLines:
 
 def _cut(line: str, terminalreporter: Any) -> str:
     """A line that fits on a terminal; logs are wide."""
-    width = terminalreporter._tw.fullwidth if terminalreporter.isatty else WIDE
+    wished = terminalreporter.isatty or os.environ.get("COLUMNS")
+    width = terminalreporter._tw.fullwidth if wished else WIDE
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
