@@ -10,18 +10,18 @@ thread_local! {
     static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// The end of the stack that `sp` points into: words below it can be read. 0 when unknown.
+/// Start and end of the stack that `sp` points into: words from `sp` to the end can be read. (0, 0) when unknown.
 ///
 /// Asks the kernel again when `sp` left the known range, so coroutines that switch stacks
 /// and a main stack that has grown are met.
-pub(crate) fn stack_end(sp: usize) -> usize {
+pub(crate) fn stack_around(sp: usize) -> (usize, usize) {
     let known = STACK.get();
     if (known.0..known.1).contains(&sp) {
-        return known.1;
+        return known;
     }
     let found = mapping_around(sp).unwrap_or((0, 0));
     STACK.set(found);
-    found.1
+    found
 }
 
 #[cfg(test)]
@@ -33,7 +33,8 @@ mod tests {
         let here = || {
             let local = 0u8;
             let at = &raw const local as usize;
-            assert!(stack_end(at) > at);
+            let (start, end) = stack_around(at);
+            assert!(start <= at && at < end);
         };
         here();
         std::thread::spawn(here).join().unwrap();

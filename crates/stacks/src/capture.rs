@@ -2,9 +2,11 @@
 
 use std::mem::MaybeUninit;
 
+use crate::bounds::stack_around;
 use crate::python::Interpreter;
+use crate::spare::{is_short, on_spare_stack};
 use crate::store;
-use crate::unwind::native_frames;
+use crate::unwind::{Here, here, native_frames};
 
 /// Deeper frames are cut off; the innermost are the ones that name a leak.
 const MAX_NATIVE: usize = 48;
@@ -18,10 +20,21 @@ const MAX_PYTHON: usize = 32;
 /// `followed` is asked of each code object, with whether the thread holds the GIL: if it returns true, nothing keeps
 /// the object alive, and whoever asks for its name must know by other means that it was not freed. So it must be for
 /// a thread without the GIL (in a system call, say), which cannot touch a reference count.
+#[inline(never)]
 pub fn capture(inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
+    let here = here();
+    let (start, _) = stack_around(here.sp);
+    match is_short(start, here.sp) {
+        true => on_spare_stack(|| capture_from(here, inside, outside, followed)).unwrap_or(0),
+        false => capture_from(here, inside, outside, followed),
+    }
+}
+
+#[inline(never)]
+fn capture_from(here: Here, inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
-    let count = native_frames(&mut native, (inside, outside), |address| {
+    let count = native_frames(here, &mut native, (inside, outside), |address| {
         interpreter.is_some_and(|it| it.evaluates(address))
     });
 

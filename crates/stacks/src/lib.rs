@@ -9,6 +9,7 @@
 mod bounds;
 mod capture;
 mod python;
+mod spare;
 mod store;
 mod symbols;
 mod unwind;

@@ -10,7 +10,7 @@ use framehop::{
 };
 use leaktight_liveset::SpinLock;
 
-use crate::bounds::stack_end;
+use crate::bounds::stack_around;
 
 type Unwinder = UnwinderNative<&'static [u8], MustNotAllocateDuringUnwind>;
 type Cache = CacheNative<MustNotAllocateDuringUnwind>;
@@ -105,11 +105,13 @@ fn eh_frame_start(header: usize, bytes: &[u8]) -> Option<usize> {
     (header + 4).checked_add_signed(distance as isize)
 }
 
-/// Fills `frames` with the calling thread's code addresses, innermost first, and returns how many
-/// there are. Starts with the caller of the frame that the first stack address lies in; stops before the
-/// frame that the second one (0: none) lies in, or after the first that `is_last` accepts. Allocates nothing.
+/// Fills `frames` with code addresses of the calling thread, innermost first, and returns how many there are. Unwinding
+/// begins `here`, in a frame that is still there. Starts with the caller of the frame that the first stack address lies
+/// in; stops before the frame that the second one (0: none) lies in, or after the first that `is_last` accepts.
+/// Allocates nothing.
 #[inline(never)]
 pub(crate) fn native_frames(
+    here: Here,
     frames: &mut [MaybeUninit<u64>],
     between: (usize, usize),
     is_last: impl Fn(u64) -> bool,
@@ -117,7 +119,7 @@ pub(crate) fn native_frames(
     wait_until_usable();
     READERS.fetch_add(1, Ordering::SeqCst);
     let count = if USABLE.load(Ordering::SeqCst) {
-        unwind(frames, between, is_last)
+        unwind(here, frames, between, is_last)
     } else {
         0
     };
@@ -136,7 +138,12 @@ fn wait_until_usable() {
     }
 }
 
-fn unwind(frames: &mut [MaybeUninit<u64>], between: (usize, usize), is_last: impl Fn(u64) -> bool) -> usize {
+fn unwind(
+    here: Here,
+    frames: &mut [MaybeUninit<u64>],
+    between: (usize, usize),
+    is_last: impl Fn(u64) -> bool,
+) -> usize {
     let caches = caches();
     let free = caches.iter().find_map(SpinLock::try_lock);
     let mut cache = free.unwrap_or_else(|| caches[between.0 / 64 % caches.len()].lock());
@@ -147,8 +154,12 @@ fn unwind(frames: &mut [MaybeUninit<u64>], between: (usize, usize), is_last: imp
         return 0;
     };
     let (inside, outside) = between;
-    let (pc, start, mut registers) = registers();
-    let end = stack_end(start);
+    let Here {
+        pc,
+        sp: start,
+        mut registers,
+    } = here;
+    let (_, end) = stack_around(start);
     let mut read_stack = |address: u64| {
         let address = address as usize;
         let readable = address >= start && address.saturating_add(8) <= end && address.is_multiple_of(8);
@@ -188,9 +199,18 @@ fn caches() -> &'static [SpinLock<Cache>] {
     ALL.get_or_init(|| (0..CACHES).map(|_| SpinLock::new(Cache::new_in())).collect())
 }
 
+/// Where unwinding begins.
+#[derive(Clone, Copy)]
+pub(crate) struct Here {
+    pc: u64,
+    pub sp: usize,
+    registers: UnwindRegsNative,
+}
+
+/// The place that this is inlined into.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn registers() -> (u64, usize, UnwindRegsNative) {
+pub(crate) fn here() -> Here {
     let (ip, sp, bp): (u64, u64, u64);
     // SAFETY: only reads registers.
     unsafe {
@@ -200,12 +220,16 @@ fn registers() -> (u64, usize, UnwindRegsNative) {
             options(nomem, nostack, preserves_flags)
         );
     }
-    (ip, sp as usize, UnwindRegsNative::new(ip, sp, bp))
+    Here {
+        pc: ip,
+        sp: sp as usize,
+        registers: UnwindRegsNative::new(ip, sp, bp),
+    }
 }
 
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
-fn registers() -> (u64, usize, UnwindRegsNative) {
+pub(crate) fn here() -> Here {
     let (pc, sp, fp, lr): (u64, u64, u64, u64);
     // SAFETY: only reads registers.
     unsafe {
@@ -215,7 +239,11 @@ fn registers() -> (u64, usize, UnwindRegsNative) {
             options(nomem, nostack, preserves_flags)
         );
     }
-    (pc, sp as usize, UnwindRegsNative::new(lr, sp, fp))
+    Here {
+        pc,
+        sp: sp as usize,
+        registers: UnwindRegsNative::new(lr, sp, fp),
+    }
 }
 
 #[cfg(test)]
