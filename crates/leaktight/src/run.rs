@@ -212,6 +212,8 @@ impl<S: Subject> Run<'_, S> {
         const LEAST: u32 = 4;
         self.unfollowed = false;
         while let Some(mut look) = self.references.suspect() {
+            // The close look begins with counts of this moment.
+            with_room(|| self.references.look(self.calls));
             let left = self.calls_left();
             let asked: u32 = look.windows.iter().sum();
             let share = f64::from(left.min(asked)) / f64::from(asked);
