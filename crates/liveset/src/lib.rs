@@ -11,6 +11,7 @@
 
 mod atomic;
 mod block;
+mod kernel;
 mod mappings;
 mod region;
 mod set;
@@ -19,6 +20,7 @@ mod spin;
 mod vector;
 
 pub use block::{Block, Family};
+pub use kernel::system_call;
 pub use mappings::Mappings;
 pub use region::{OutOfMemory, Region, is_own_memory, own_bytes, own_memory};
 pub use set::{Amount, LiveSet, Totals};

@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use crate::kernel::system_call;
 use crate::spin::SpinLock;
 use crate::vector::MappedVec;
 
@@ -35,10 +36,10 @@ impl Region {
         let len = len.next_multiple_of(page_size());
         let prot = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // By system call: `mmap` itself may be hooked, and its hook may be where we come from.
+        let arguments = [0, len, prot as usize, flags as usize, usize::MAX, 0];
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no other memory.
-        let start = unsafe { libc::syscall(libc::SYS_mmap, 0usize, len, prot, flags, -1, 0usize) };
-        if start == -1 {
+        let start = unsafe { system_call(libc::SYS_mmap, arguments) };
+        if start >= -4095isize as usize {
             return Err(OutOfMemory);
         }
         let region = Region {
@@ -46,7 +47,7 @@ impl Region {
             len,
         };
         // When the list is full the drop of `region` unmaps it again.
-        OWN.lock().add(start as usize, len)?;
+        OWN.lock().add(start, len)?;
         Ok(region)
     }
 
@@ -72,7 +73,7 @@ impl Drop for Region {
     fn drop(&mut self) {
         OWN.lock().remove(self.start.as_ptr() as usize);
         // SAFETY: the mapping was made by `new`, is owned by `self`, and nothing borrows it any more.
-        unsafe { libc::syscall(libc::SYS_munmap, self.start.as_ptr(), self.len) };
+        unsafe { system_call(libc::SYS_munmap, [self.start.as_ptr() as usize, self.len, 0, 0, 0, 0]) };
     }
 }
 
