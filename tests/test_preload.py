@@ -94,7 +94,7 @@ def test_a_preloaded_malloc(style: str, binding: str, tmp_path: Path) -> None:
     done = support.leaktight(support.pythons()[0], "check", "--json", "-s", setup, statement, env=environment)
     assert done.returncode == 1, done
     report = json.loads(done.stdout)
-    assert report["control"]["caught"] == 5, report
+    assert report["control"]["caught"] == 6, report
     found = [(each["blocks_per_call"], each["bytes_per_call"], each["stack"][0]["function"]) for each in report["findings"]]
     assert found == [(1.0, 100.0, "leak_malloc")], report
 

@@ -16,18 +16,22 @@ pub(crate) fn limit<S: Subject>(group: &Group, subject: &mut S) -> Option<Capaci
     let mut births = Births::default();
     group.blocks.iter().for_each(|block| births.add(block.birth, 0));
     let left = births.iter().count() as u64;
-    let mut cache = None;
-    // What is no object is a part of objects that were made in the same line.
-    let youngest = group.blocks.iter().rev().take(TRIES);
-    for block in youngest {
+    let (mut cache, mut held, mut tried) = (None, 0, 0);
+    for block in group.blocks.iter().rev().take(TRIES) {
+        // What is no object is a part of objects that were made in the same line.
         if subject.type_name(block).is_none() {
             continue;
         }
-        let holder = subject.capacity(block)?;
+        tried += 1;
+        let Some(holder) = subject.capacity(block) else {
+            continue;
+        };
         if holder.entries >= holder.most || holder.entries * 2 < left {
             return None;
         }
+        held += 1;
         cache = Some(holder);
     }
-    cache
+    // Of an entry not every part can be seen from the cache.
+    cache.filter(|_| held * 2 >= tried)
 }
