@@ -58,7 +58,7 @@ fn keeps(
     /// Modules/_functoolsmodule.c). Blocks that are asked for are young.
     const YOUNGEST: usize = 2000;
     /// What refers to more is no part of a cache.
-    const MOST: usize = 100_000;
+    const MOST: usize = 1_000_000;
     let parts = gc.call_method1("get_referents", (cache,))?.cast_into::<PyList>()?;
     let youngest = parts.iter().skip(parts.len().saturating_sub(YOUNGEST));
     let mut level: Vec<Bound<'_, PyAny>> = youngest.filter(is_inner).collect();
