@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use crate::entry::Refusal;
 
 const SIGNAL: c_int = libc::SIGURG;
-/// A thread that runs takes the signal within microseconds, when it next gets a processor.
-const PATIENCE: Duration = Duration::from_millis(200);
+/// A thread that runs takes the signal when it next gets a processor: within microseconds, but later where many wait for
+/// one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The round in which signalled threads are held; 0 = none.
 static ROUND: AtomicU32 = AtomicU32::new(0);
@@ -135,7 +136,7 @@ fn hold(threads: &[c_int], between: &[(usize, usize)], store: &mut dyn FnMut()) 
         // SAFETY: to a thread of this very process, or to none.
         sent += u32::from(unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), *thread, SIGNAL) } == 0);
     }
-    while HELD.load(Ordering::SeqCst) < sent && started.elapsed() < PATIENCE / 8 {
+    while HELD.load(Ordering::SeqCst) < sent && started.elapsed() < PATIENCE / 4 {
         // SAFETY: gives the processor away.
         unsafe { libc::sched_yield() };
     }
@@ -172,8 +173,15 @@ extern "C" fn handler(_signal: c_int, _info: *mut libc::siginfo_t, context: *mut
             CAUGHT.store(true, Ordering::SeqCst);
         }
     }
+    let mut spins = 0;
     while round != 0 && ROUND.load(Ordering::SeqCst) == round {
-        std::hint::spin_loop();
+        spins += 1;
+        if spins < 100 {
+            std::hint::spin_loop();
+        } else {
+            // SAFETY: gives the processor away; one system call, which leaves `errno` alone as it cannot fail.
+            unsafe { libc::sched_yield() };
+        }
     }
     HELD.fetch_sub(1, Ordering::SeqCst);
 }

@@ -110,7 +110,7 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
                 interrupted.fetch_or(ended != 0, Ordering::Relaxed);
             }
         });
-        for _ in 0..300 {
+        for _ in 0..60 {
             // SAFETY: as above.
             unsafe {
                 put_in(&[detour]).unwrap();

@@ -13,7 +13,7 @@ use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
 use leaktight_memory::Memory;
 
-use crate::scan::{WORD, each_piece, word_at};
+use crate::scan::{Stretches, WORD, each_piece};
 use crate::subject::Subject;
 
 /// Who points to each live block.
@@ -93,7 +93,8 @@ impl Reach {
             reached: MappedVec::new(),
             edges: MappedVec::new(),
         };
-        each_piece(|bytes, at| marker.scan(bytes, at).map_err(std::io::Error::other))?;
+        let stretches = Stretches::around(marker.nodes.iter().map(|node| (node.address, node.end)));
+        each_piece(|bytes, at| marker.scan(&stretches, bytes, at))?;
         marker.follow().map_err(std::io::Error::other)?;
         Ok(Reach { nodes: marker.nodes })
     }
@@ -153,16 +154,11 @@ struct Marker {
 }
 
 impl Marker {
-    #[inline]
-    fn scan(&mut self, bytes: &[u8], at: usize) -> Result<(), OutOfMemory> {
-        let (low, span) = (self.filter.low, self.filter.span);
-        for (offset, word) in bytes.windows(WORD).enumerate() {
-            let value = word_at(word);
-            if value.wrapping_sub(low) <= span && self.filter.may_hit(value) {
-                self.note(value, at + offset)?;
-            }
-        }
-        Ok(())
+    fn scan(&mut self, stretches: &Stretches, bytes: &[u8], at: usize) -> std::io::Result<()> {
+        stretches.each_word(bytes, |offset, value| match self.filter.may_hit(value) {
+            true => self.note(value, at + offset).map_err(std::io::Error::other),
+            false => Ok(()),
+        })
     }
 
     /// Notes that the word at `from` has this value.

@@ -1,6 +1,6 @@
 //! How many words of memory could be a reference to an object.
 
-use crate::scan::{WORD, each_piece, word_at};
+use crate::scan::{Stretches, WORD, each_piece};
 
 /// Some languages keep flags in the low bits of a reference.
 const TAGS: usize = 7;
@@ -18,9 +18,9 @@ pub(crate) fn words(objects: &[usize]) -> std::io::Result<Vec<i64>> {
     };
     let span = highest - lowest + TAGS;
     let mut found = vec![0; sorted.len()];
+    let stretches = Stretches::around(sorted.iter().map(|object| (*object, *object + TAGS)));
     each_piece(|bytes, from| {
-        for (offset, word) in bytes.windows(WORD).enumerate() {
-            let value = word_at(word);
+        stretches.each_word(bytes, |offset, value| {
             if value.wrapping_sub(*lowest) <= span {
                 // Who packs references so that they stand at odd addresses, as NumPy's structured arrays do, tags none.
                 let tags = if (from + offset) % WORD == 0 { TAGS } else { 0 };
@@ -28,8 +28,8 @@ pub(crate) fn words(objects: &[usize]) -> std::io::Result<Vec<i64>> {
                     found[at] += 1;
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })?;
     // The copy of the addresses above, and the caller's own, are counted each time alike.
     let of = |object: &usize| sorted.binary_search(object).map_or(0, |at| found[at]);
