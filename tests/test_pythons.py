@@ -21,7 +21,7 @@ def test_info_says_what_can_be_seen(python):
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["runtime"].startswith(f"CPython {python.version[0]}.{python.version[1]}")
-    assert facts["patched_slots"] >= 10
+    assert facts["patched_slots"] >= 10 and facts["patched_functions"] >= 10
     assert facts["control"] == {"planted": 6, "caught": 6, "missed": []}
     # Known layouts all: a version whose frames cannot be read would say so.
     assert not any("frames" in spot for spot in facts["blind_spots"])

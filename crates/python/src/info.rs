@@ -1,7 +1,7 @@
 //! `leaktight info`: what can be seen here.
 
 use clap::Args;
-use leaktight::{Allocator, Report};
+use leaktight::{Allocator, PatchCount, Report};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
@@ -58,7 +58,7 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
         python: true,
         files: true,
     });
-    let patched = patched.map(|count| (count.objects, count.slots)).unwrap_or_default();
+    let patched = patched.unwrap_or_default();
     // What the setup has made is still alive.
     let allocators = leaktight::allocators();
     drop(subject);
@@ -69,14 +69,15 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
     write(&lines(&report, patched, &allocators).join("\n"), status)
 }
 
-fn facts(report: &Report, (objects, slots): (usize, usize), allocators: &[Allocator]) -> Value {
+fn facts(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Value {
     json!({
         "leaktight": report.environment.leaktight,
         "runtime": report.environment.runtime,
         "libc": report.environment.libc,
         "platform": report.environment.platform,
-        "patched_objects": objects,
-        "patched_slots": slots,
+        "patched_functions": patched.entries,
+        "patched_objects": patched.objects,
+        "patched_slots": patched.slots,
         "control": report.control,
         "allocators": allocators.iter().map(allocator_facts).collect::<Vec<_>>(),
         "blind_spots": report.blind_spots,
@@ -98,13 +99,16 @@ fn allocator_facts(allocator: &Allocator) -> Value {
     })
 }
 
-fn lines(report: &Report, (objects, slots): (usize, usize), allocators: &[Allocator]) -> Vec<String> {
+fn lines(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Vec<String> {
     let (environment, control) = (&report.environment, &report.control);
     let mut lines = vec![
         format!("leaktight    {}", environment.leaktight),
         format!("interpreter  {}", environment.runtime),
         format!("C library    {}, {}", environment.libc, environment.platform),
-        format!("patched      {slots} relocation slots in {objects} loaded objects, while a check runs"),
+        format!(
+            "patched      {} functions at their entry and {} relocation slots in {} loaded objects, while a check runs",
+            patched.entries, patched.slots, patched.objects
+        ),
         format!(
             "control      {} of {} planted leaks caught",
             control.caught, control.planted
