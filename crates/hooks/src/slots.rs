@@ -160,15 +160,16 @@ fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> bool {
 struct Known {
     /// Ascending; two names of one function (`open`, `open64`) stand side by side, and the first serves.
     functions: Vec<(usize, &'static ReplacedFunction)>,
-    /// Those that a slot is needed for.
+    /// Those that a slot is needed for, by name.
     names: Vec<&'static ReplacedFunction>,
 }
 
 impl Known {
     fn now() -> Known {
-        let names: Vec<_> = replaced_functions()
+        let mut names: Vec<_> = replaced_functions()
             .filter(|function| start_of(function) != 0 && !entries::is_at_entry(start_of(function)))
             .collect();
+        names.sort_by_key(|function| function.name);
         let both = |function: &&'static ReplacedFunction| {
             [(function.hook.0 as usize, *function), (start_of(function), *function)]
         };
@@ -183,7 +184,8 @@ impl Known {
         let waits = slot.lazy && object.executes(value) && (slot.undefined || !operators().is_empty());
         let name = if waits { slot.symbol_name() } else { return None };
         let is_operator = |function: &ReplacedFunction| operators().iter().any(|other| std::ptr::eq(other, function));
-        let mut named = self.names.iter().filter(|function| function.name == name);
+        let at = self.names.partition_point(|function| function.name < name);
+        let mut named = self.names[at..].iter().take_while(|function| function.name == name);
         named.find(|function| slot.undefined || is_operator(function)).copied()
     }
 

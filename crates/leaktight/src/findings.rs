@@ -117,10 +117,7 @@ pub(crate) fn report<S: Subject>(
     if seen.unfollowed && !is_fine {
         remarks.push(UNFOLLOWED.to_owned());
     }
-    let doubt = resources
-        .doubt()
-        .or((seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned()))
-        .filter(|_| seen.outcome.verdict != verdict::Verdict::Leak);
+    let doubt = (seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned());
     let says_nothing = !seen.control.passed() || doubt.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();

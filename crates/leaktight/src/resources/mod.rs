@@ -122,10 +122,11 @@ impl Resources {
     pub(crate) fn begin(&mut self, call: u32, subject: &mut impl Subject) {
         // Beside calls of others nothing is told of names that nobody saw being made.
         if self.checks.files && !self.own_only {
+            self.take_marks();
             self.names.follow_folders();
         }
         self.compare();
-        self.look(call, subject);
+        self.look_at(call, subject);
         self.from_before = std::mem::take(&mut self.known);
         self.unseen.clear();
         (self.first, self.compared_at) = (call, call);
@@ -192,13 +193,26 @@ impl Resources {
     /// others; for that it may let some time pass.
     pub(crate) fn look_closely(&mut self, call: u32, subject: &mut impl Subject) {
         self.compare();
-        self.look(call, subject);
+        self.look_at(call, subject);
         self.compared_at = call;
         self.tell_unseen(call, subject);
     }
 
-    /// Looks what exists after this call.
+    /// Looks what exists after this call. The folders are compared often enough to tell a row of names at once from
+    /// names in step with the calls.
     pub(crate) fn look(&mut self, call: u32, subject: &mut impl Subject) {
+        const LEAST: u32 = 4;
+        let compares = call - self.compared_at >= (call / 8).max(LEAST);
+        if compares {
+            self.compare();
+        }
+        self.look_at(call, subject);
+        if compares {
+            self.compared_at = call;
+        }
+    }
+
+    fn look_at(&mut self, call: u32, subject: &mut impl Subject) {
         let now = self.now(subject);
         let since = self.looked_at;
         // A number that was given out again since is another thing.
@@ -293,12 +307,12 @@ impl Resources {
     }
 
     /// Something appeared in step with the calls that they may have made, though nobody saw that.
-    pub(crate) fn doubt(&self) -> Option<String> {
+    fn doubt(&self) -> Option<String> {
         let is_unclear = |thing: &&Thing| self.stance_of(**thing) == Some(Stance::Unclear);
         let thing = self.unseen.iter().rev().find(is_unclear)?;
         let name = name::of_name(*thing, &self.names)?;
         Some(format!(
-            "names such as {name} appeared in step with the calls, which were not seen to make them; whether they did is not certain"
+            "names such as {name} appeared, which the calls were not seen to make; other processes may have made them"
         ))
     }
 
@@ -409,6 +423,7 @@ impl Resources {
     pub(crate) fn remarks(&self, subject: &mut impl Subject) -> Vec<String> {
         let mut remarks: Vec<String> = self.changed_handlers().into_iter().collect();
         remarks.extend(self.unseen_makers());
+        remarks.extend(self.doubt());
         if self.checks.garbage {
             remarks.extend(subject.remarks());
         }

@@ -20,15 +20,17 @@ pub(super) struct Examples {
     pub type_name: Option<String>,
 }
 
-/// The youngest are asked for: the oldest may be of the warm-up.
+/// The youngest are asked for: the oldest may be of the warm-up. The very youngest comes last: a process may bear its
+/// maker's name still.
 pub(super) fn examples(
     things: impl DoubleEndedIterator<Item = Thing>,
     names: &Names,
     subject: &mut impl Subject,
 ) -> Examples {
-    let named: Vec<(String, Option<String>)> = things
+    let youngest: Vec<Thing> = things.rev().take(MOST).collect();
+    let named: Vec<(String, Option<String>)> = youngest
+        .into_iter()
         .rev()
-        .take(MOST)
         .filter_map(|thing| name(thing, names, subject))
         .collect();
     let type_name = named.first().and_then(|(_, type_name)| type_name.clone());
@@ -114,15 +116,15 @@ fn thread(number: i32, subject: &mut impl Subject) -> (String, Option<String>) {
 }
 
 fn child(number: i32) -> String {
-    let command = fs::read_to_string(format!("/proc/{number}/comm")).unwrap_or_default();
+    // `7 (command) Z …`; the command may hold parentheses itself (proc(5)).
     let status = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-    // The state follows the command, which may hold parentheses itself (proc(5)).
-    let state = status.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    let state = match state {
+    let (command, rest) = status.rsplit_once(") ").unwrap_or_default();
+    let command = command.split_once(" (").map_or("", |(_, command)| command);
+    let state = match rest.chars().next() {
         Some('Z') => "ended, never waited for",
         _ => "running",
     };
-    format!("`{}`, {state}", command.trim_end())
+    format!("`{command}`, {state}")
 }
 
 /// What is made by name, or by a key.

@@ -1,7 +1,7 @@
 //! Names of files, folders, sockets, shared memory and the like in folders for temporary files: those that the hooks
 //! saw the calls make, and all others that appeared meanwhile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -26,7 +26,13 @@ pub(super) struct Names {
 impl Names {
     /// What is there now was there before; from here on the folders are compared, too.
     pub(super) fn follow_folders(&mut self) {
-        self.folders = Some(Folders::now());
+        let seen: BTreeSet<PathBuf> = self
+            .marks
+            .keys()
+            .filter_map(|path| path.parent())
+            .map(Path::to_owned)
+            .collect();
+        self.folders = Some(Folders::now(seen.into_iter()));
     }
 
     /// Looks for names that came and went in the folders.

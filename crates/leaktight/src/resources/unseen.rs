@@ -29,12 +29,14 @@ pub(super) enum Stance {
 /// The kinds that other programs make, too.
 pub(super) const KINDS: [Kind; 2] = [Kind::File, Kind::Ipc];
 
-/// Fewer births say nothing.
+/// Fewer births say nothing, and fewer than that are no proof.
 const LEAST: usize = 4;
-/// So many are awaited while nothing is called.
-const AWAITED: u32 = 8;
+const LEAST_PROOF: usize = 8;
+/// So many are awaited while nothing is called. Of events at random that two at most of them come has a chance of
+/// 1 : 60,000.
+const AWAITED: u32 = 16;
 /// With fewer awaited, that none came says nothing.
-const LEAST_AWAITED: f64 = 3.5;
+const LEAST_AWAITED: f64 = 7.5;
 const LONGEST: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(20);
 
@@ -59,7 +61,7 @@ impl Resources {
         for (group, births) in groups {
             let awaited = waited.as_secs_f64() / distance(&births).as_secs_f64();
             let came = came.iter().filter(|thing| self.group_of(**thing) == group).count();
-            self.stances.push((group, judge(awaited, came)));
+            self.stances.push((group, judge(births.len(), awaited, came)));
         }
         self.disown();
         self.from_before
@@ -92,8 +94,7 @@ impl Resources {
     }
 }
 
-/// Whether as many came from each quarter of the calls as if every call, or one in so many, made some. Counts of
-/// rare events scatter by about their square root; three of those are allowed for.
+/// Whether as many came from each quarter of the calls as if every call, or one in so many, made some.
 fn keeps_step(births: &[u32], first: u32, last: u32) -> bool {
     if births.len() < LEAST || last <= first {
         return false;
@@ -106,14 +107,14 @@ fn keeps_step(births: &[u32], first: u32, last: u32) -> bool {
     let expected = births.len() as f64 / 4.0;
     quarters
         .iter()
-        .all(|count| *count >= 1.0 && (count - expected).abs() <= 3.0 * expected.sqrt() + 1.0)
+        .all(|count| *count >= 1.0 && (count - expected).abs() <= expected / 8.0 + 1.0)
 }
 
-fn judge(awaited: f64, came: usize) -> Stance {
+fn judge(births: usize, awaited: f64, came: usize) -> Stance {
     let came = came as f64;
     if came * 2.0 > awaited {
         Stance::Others
-    } else if awaited >= LEAST_AWAITED && came * 8.0 <= awaited {
+    } else if births >= LEAST_PROOF && awaited >= LEAST_AWAITED && came * 8.0 <= awaited {
         Stance::Ours
     } else {
         Stance::Unclear
@@ -136,15 +137,18 @@ mod tests {
         assert!(!keeps_step(&[100; 40], 2, 512));
         assert!(!keeps_step(&all[..300], 2, 512));
         assert!(!keeps_step(&all[300..], 2, 512));
+        // Some at random.
+        assert!(!keeps_step(&[10, 20, 30, 200, 300, 310, 320, 330, 400, 500], 2, 512));
         assert!(!keeps_step(&[], 0, 0));
     }
 
     #[test]
     fn what_comes_while_nothing_is_called_is_others() {
-        assert_eq!(judge(8.0, 0), Stance::Ours);
-        assert_eq!(judge(8.0, 1), Stance::Ours);
-        assert_eq!(judge(8.0, 3), Stance::Unclear);
-        assert_eq!(judge(2.0, 0), Stance::Unclear);
-        assert_eq!(judge(8.0, 8), Stance::Others);
+        assert_eq!(judge(16, 16.0, 0), Stance::Ours);
+        assert_eq!(judge(16, 16.0, 2), Stance::Ours);
+        assert_eq!(judge(16, 16.0, 3), Stance::Unclear);
+        assert_eq!(judge(16, 7.0, 0), Stance::Unclear);
+        assert_eq!(judge(7, 16.0, 0), Stance::Unclear);
+        assert_eq!(judge(16, 16.0, 16), Stance::Others);
     }
 }
