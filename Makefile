@@ -22,8 +22,9 @@ demo: $(SITE)/.done ## show a real leak report: a bundled extension, and a publi
 
 test: test-rust test-python ## run all tests with the default interpreter
 
+# Without link-time optimisation, which would be done again for each of the many test programs.
 test-rust: ## the Rust crates, and a crate of a user's
-	cargo test --workspace --release --quiet --locked
+	cargo test --workspace --release --quiet --locked --config 'profile.release.lto="off"'
 	CARGO_TARGET_DIR=build/rust-user cargo test --quiet --locked --manifest-path tests/rust-user/Cargo.toml
 
 test-python: $(SITE)/.done ## behaviour tests with the default interpreter
