@@ -85,6 +85,11 @@ ROUTE_FAULTS = [
 THREAD_FAULTS = [
     *(Fault(f"stack_of_{size}", "import native_faults", f"native_faults.lose_on_small_stack({size})", "leak", SIZE) for size in (16, 24)),
     *(Fault(f"stack_of_{size}_freed", "import native_faults", f"native_faults.keep_none_on_small_stack({size})", "clean") for size in (16, 24)),
+    *(Fault(f"coroutine_of_{size}", "import native_faults", f"native_faults.lose_in_coroutine({size})", "leak", SIZE) for size in (8192, 16384)),
+    *(
+        Fault(f"coroutine_of_{size}_freed", "import native_faults", f"native_faults.keep_none_in_coroutine({size})", "clean")
+        for size in (8192, 16384)
+    ),
     Fault("beside_churn", "import native_faults; native_faults.start_churn()", "native_faults.lose('data', 'malloc')", "leak", SIZE),
     Fault("beside_churn_freed", "import native_faults; native_faults.start_churn()", "native_faults.free_plainly('data', 'malloc')", "clean"),
 ]
@@ -95,6 +100,8 @@ SEARCH_FAULTS = [
     Fault("tree_felled", "import native_faults", "native_faults.fell_tree(7)", "clean"),
     Fault("held_at_odd_addresses", "import native_faults", "native_faults.hold_at_odd_addresses()", "no leak"),
     Fault("held_in_sealed_memory", "import native_faults", "native_faults.hold_in_sealed_memory()", "no leak"),
+    Fault("held_in_closed_memory", "import native_faults", "native_faults.hold_in_closed_memory()", "no leak"),
+    Fault("held_in_shared_memory", "import native_faults", "native_faults.hold_in_shared_memory()", "no leak"),
 ]
 
 COUNT = "import functools, itertools\ncount = itertools.count()"

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define SIZE 144 /* Of each block that a route is about. */
@@ -405,6 +406,83 @@ FUNCTION(hold_in_sealed_memory)
     return done(sealed[slot] != NULL && mprotect(sealed, size, PROT_READ) == 0);
 }
 
+/* The same in memory that nobody may touch between the calls. */
+FUNCTION(hold_in_closed_memory)
+{
+    static void **closed;
+    static unsigned next;
+    unsigned slot = next++ % SLOTS;
+    size_t size = (SLOTS * sizeof *closed + 4095) / 4096 * 4096;
+    (void)argument;
+    if (closed == NULL)
+        closed = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (closed == MAP_FAILED || mprotect(closed, size, PROT_READ | PROT_WRITE) != 0)
+        return done(0);
+    free(closed[slot]);
+    closed[slot] = malloc(SIZE);
+    return done(closed[slot] != NULL && mprotect(closed, size, PROT_NONE) == 0);
+}
+
+/* The same in shared memory that is written by descriptor only. */
+FUNCTION(hold_in_shared_memory)
+{
+    static void **shared;
+    static int file;
+    static unsigned next;
+    unsigned slot = next++ % SLOTS;
+    size_t size = (SLOTS * sizeof *shared + 4095) / 4096 * 4096;
+    (void)argument;
+    if (shared == NULL) {
+        file = memfd_create("table", MFD_CLOEXEC);
+        if (ftruncate(file, (off_t)size) != 0)
+            return done(0);
+        shared = mmap(NULL, size, PROT_READ, MAP_SHARED, file, 0);
+    }
+    if (shared == MAP_FAILED)
+        return done(0);
+    free(shared[slot]);
+    void *volatile block = malloc(SIZE);
+    void *copy = block;
+    int right = pwrite(file, &copy, sizeof copy, (off_t)(slot * sizeof copy)) == sizeof copy;
+    block = copy = NULL;
+    return done(right);
+}
+
+/* A coroutine whose stack is larger than what it needs, and smaller than what a signal or a tracker may. */
+static ucontext_t caller, coroutine;
+static int leaves;
+
+static void routine(void)
+{
+    void *block = malloc(SIZE);
+    black_box = block;
+    if (!leaves)
+        free(block);
+    block = black_box = NULL;
+    swapcontext(&coroutine, &caller);
+}
+
+static PyObject *on_coroutine_stack(size_t size, int leave)
+{
+    enum { ROOM = 16384 };
+    static char *stack;
+    if (stack == NULL) {
+        stack = mmap(NULL, 4096 + ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (stack == MAP_FAILED || mprotect(stack, 4096, PROT_NONE) != 0)
+            return done(0);
+    }
+    leaves = leave;
+    getcontext(&coroutine);
+    coroutine.uc_stack.ss_sp = stack + 4096 + ROOM - size;
+    coroutine.uc_stack.ss_size = size;
+    makecontext(&coroutine, routine, 0);
+    swapcontext(&caller, &coroutine);
+    return done(1);
+}
+
+FUNCTION(lose_in_coroutine) { return on_coroutine_stack(PyLong_AsSize_t(argument), 1); }
+FUNCTION(keep_none_in_coroutine) { return on_coroutine_stack(PyLong_AsSize_t(argument), 0); }
+
 /* References. */
 
 FUNCTION(keep_reference)
@@ -441,6 +519,10 @@ static PyMethodDef methods[] = {
     {"fell_tree", fell_tree, METH_O, NULL},
     {"hold_at_odd_addresses", hold_at_odd_addresses, METH_NOARGS, NULL},
     {"hold_in_sealed_memory", hold_in_sealed_memory, METH_NOARGS, NULL},
+    {"hold_in_closed_memory", hold_in_closed_memory, METH_NOARGS, NULL},
+    {"hold_in_shared_memory", hold_in_shared_memory, METH_NOARGS, NULL},
+    {"lose_in_coroutine", lose_in_coroutine, METH_O, NULL},
+    {"keep_none_in_coroutine", keep_none_in_coroutine, METH_O, NULL},
     {"keep_reference", keep_reference, METH_O, NULL},
     {"keep_no_reference", keep_no_reference, METH_O, NULL},
     {NULL, NULL, 0, NULL},

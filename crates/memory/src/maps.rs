@@ -40,6 +40,8 @@ pub enum Kind {
     Device,
     /// Of the kernel: `[vdso]`, `[vsyscall]` and the like.
     Kernel,
+    /// Memory that processes share by name or descriptor: `/dev/shm`, memfd_create(2), System V.
+    Shared,
     /// A file.
     File,
 }
@@ -96,7 +98,13 @@ fn kind(name: &str) -> Kind {
         "[heap]" => Kind::Heap,
         _ if name.starts_with("[stack") => Kind::Stack,
         _ if name.starts_with('[') => Kind::Kernel,
-        _ if name.starts_with("/dev/") && !name.starts_with("/dev/shm/") => Kind::Device,
+        _ if ["/dev/shm/", "/memfd:", "/SYSV"]
+            .iter()
+            .any(|start| name.starts_with(start)) =>
+        {
+            Kind::Shared
+        }
+        _ if name.starts_with("/dev/") => Kind::Device,
         _ => Kind::File,
     }
 }
@@ -226,8 +234,8 @@ mod tests {
             ("[anon:arena]", Kind::Anonymous),
             ("/dev/zero (deleted)", Kind::Anonymous),
             ("/dev/nvidia0", Kind::Device),
-            ("/dev/shm/psm_1", Kind::File),
-            ("/memfd:x (deleted)", Kind::File),
+            ("/dev/shm/psm_1", Kind::Shared),
+            ("/memfd:x (deleted)", Kind::Shared),
         ] {
             assert_eq!(
                 kind(&format!("1000-2000 rw-p 00000000 00:00 0    {name}")),

@@ -1,5 +1,6 @@
 //! Reading memory that is not ours.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io::Result;
 use std::os::unix::fs::FileExt;
@@ -9,6 +10,7 @@ use std::sync::OnceLock;
 pub struct Memory {
     /// Where the kernel does not serve process_vm_readv(2) here, as under some sandboxes.
     file: Option<File>,
+    forced: OnceCell<Option<File>>,
 }
 
 /// The kernel takes no more at a time (IOV_MAX).
@@ -24,7 +26,7 @@ impl Memory {
         static SERVED: OnceLock<bool> = OnceLock::new();
         let served = *SERVED.get_or_init(|| {
             let (word, mut copy) = (0x6c65_616b_7469_6768_u64, [0; 8]);
-            let way = Memory { file: None };
+            let way = Memory::by(None);
             way.transfer(&[(&raw const word as usize, 8)], &mut copy) == 8 && copy == word.to_ne_bytes()
         });
         let file = if served {
@@ -32,21 +34,31 @@ impl Memory {
         } else {
             Some(File::open("/proc/self/mem")?)
         };
-        Ok(Memory { file })
+        Ok(Memory::by(file))
+    }
+
+    fn by(file: Option<File>) -> Memory {
+        Memory {
+            file,
+            forced: OnceCell::new(),
+        }
     }
 
     /// Fills `buffer` from `address`; what cannot be read is zero.
     pub fn read(&self, address: usize, buffer: &mut [u8]) {
-        let mut done = 0;
+        let (mut done, end) = (0, buffer.len());
         while done < buffer.len() {
             let at = address + done;
             done += self.transfer(&[(at, buffer.len() - done)], &mut buffer[done..]);
             if done < buffer.len() {
-                // Skip the page that could not be read.
+                // A page that is protected can be read by another way (`FOLL_FORCE`); one that is gone cannot.
                 let next = (address + done + 1).next_multiple_of(page_size()) - address;
-                let next = next.min(buffer.len());
-                buffer[done..next].fill(0);
-                done = next;
+                let page = &mut buffer[done..next.min(end)];
+                page.fill(0);
+                if let Some(file) = self.forced() {
+                    let _ = file.read_exact_at(page, (address + done) as u64);
+                }
+                done += page.len();
             }
         }
     }
@@ -65,6 +77,12 @@ impl Memory {
         // SAFETY: the same memory as bytes, which have no alignment and for which every value is one.
         let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr().cast(), size_of_val(buffer)) };
         self.transfer(&pieces, bytes)
+    }
+
+    /// The process's memory as a file, opened when it is first needed.
+    fn forced(&self) -> Option<&File> {
+        let opened = || self.forced.get_or_init(|| File::open("/proc/self/mem").ok()).as_ref();
+        self.file.as_ref().or_else(opened)
     }
 
     /// Reads pieces of `(start, len)` one behind the other; returns the bytes that came.
@@ -114,7 +132,7 @@ mod tests {
 
     fn both_ways() -> [Memory; 2] {
         let file = File::open("/proc/self/mem").unwrap();
-        [Memory { file: None }, Memory { file: Some(file) }]
+        [Memory::by(None), Memory::by(Some(file))]
     }
 
     /// Three pages, the middle one protected.
@@ -149,6 +167,19 @@ mod tests {
             assert!(copy[edge + 4096..].iter().all(|byte| *byte == 7));
             assert_eq!(memory.try_word(start), Some(0x0707_0707_0707_0707));
             assert_eq!(memory.try_word(16), None);
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_protected_is_read_all_the_same() {
+        for memory in both_ways() {
+            let start = with_a_hole();
+            // SAFETY: the first page of the mapping, which nobody else uses.
+            unsafe { libc::mprotect(start as *mut libc::c_void, 4096, libc::PROT_NONE) };
+            let mut copy = vec![1; 4096 + 10];
+            memory.read(start, &mut copy);
+            assert!(copy[..4096].iter().all(|byte| *byte == 7));
+            assert!(copy[4096..].iter().all(|byte| *byte == 0));
         }
     }
 

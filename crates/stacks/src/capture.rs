@@ -2,9 +2,8 @@
 
 use std::mem::MaybeUninit;
 
-use crate::bounds::stack_around;
 use crate::python::Interpreter;
-use crate::spare::{is_short, on_spare_stack};
+use crate::spare::on_spare_stack;
 use crate::store;
 use crate::unwind::{Here, here, native_frames};
 
@@ -23,11 +22,7 @@ const MAX_PYTHON: usize = 32;
 #[inline(never)]
 pub fn capture(inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
     let here = here();
-    let (start, _) = stack_around(here.sp);
-    match is_short(start, here.sp) {
-        true => on_spare_stack(|| capture_from(here, inside, outside, followed)).unwrap_or(0),
-        false => capture_from(here, inside, outside, followed),
-    }
+    on_spare_stack(|| capture_from(here, inside, outside, followed)).unwrap_or(0)
 }
 
 #[inline(never)]

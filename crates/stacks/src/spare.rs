@@ -1,17 +1,19 @@
-//! A stack for those threads whose own is too small to unwind on.
+//! Stacks of our own to unwind on: that of the thread may be small, and where it ends is not always known, as with
+//! coroutines.
 
 use leaktight_liveset::{MappedVec, SpinLock};
 
-/// Unwinding and what it is called from need less.
-pub(crate) const ROOM: usize = 24 << 10;
-
+/// So much is needed for unwinding, and for what it calls.
 const LEN: usize = 128 << 10;
+/// So many threads unwind at a time; a further one waits for some microseconds.
+const STACKS: usize = 8;
 
-static SPARE: SpinLock<MappedVec<u8>> = SpinLock::new(MappedVec::new());
+static SPARE: [SpinLock<MappedVec<u8>>; STACKS] = [const { SpinLock::new(MappedVec::new()) }; STACKS];
 
-/// Runs `work` on the spare stack; one thread at a time, for some microseconds. `None` without memory for it.
+/// Runs `work` on one of these stacks. `None` without memory for it.
 pub(crate) fn on_spare_stack<R>(work: impl FnOnce() -> R) -> Option<R> {
-    let mut spare = SPARE.lock();
+    let free = SPARE.iter().find_map(SpinLock::try_lock);
+    let mut spare = free.unwrap_or_else(|| SPARE[0].lock());
     if spare.is_empty() {
         *spare = MappedVec::zeroed(LEN).ok()?;
     }
@@ -19,8 +21,12 @@ pub(crate) fn on_spare_stack<R>(work: impl FnOnce() -> R) -> Option<R> {
     Some(unsafe { psm::on_stack(spare.as_mut_ptr(), LEN, work) })
 }
 
-/// Whether a stack that reaches down to `start` has less than that left at `sp`. The main thread's grows as it is needed.
-pub(crate) fn is_short(start: usize, sp: usize) -> bool {
-    // SAFETY: both only ask who runs here.
-    start != 0 && sp - start < ROOM && unsafe { libc::gettid() != libc::getpid() }
+/// Frees the locks.
+///
+/// # Safety
+///
+/// Only in a forked child, before it has a second thread.
+pub(crate) unsafe fn unlock_after_fork() {
+    // SAFETY: the thread that forked is in none of the stacks, and there is no other.
+    SPARE.iter().for_each(|spare| unsafe { spare.force_unlock() });
 }

@@ -5,6 +5,7 @@ use std::sync::Once;
 use leaktight_liveset::{MappedVec, OutOfMemory, SpinLock};
 
 use crate::python::{Interpreter, PythonFrame};
+use crate::spare;
 
 /// One stack: code addresses, innermost first, then Python frames, innermost first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -205,7 +206,10 @@ fn register_fork_handler() {
     static ONCE: Once = Once::new();
     unsafe extern "C" fn child() {
         // SAFETY: the forking thread is the only one here, and does not hold the lock while it forks.
-        unsafe { STORE.force_unlock() };
+        unsafe {
+            STORE.force_unlock();
+            spare::unlock_after_fork();
+        }
     }
     // SAFETY: the handler only touches the lock.
     ONCE.call_once(|| unsafe {

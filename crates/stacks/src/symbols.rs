@@ -38,7 +38,8 @@ impl Symbols {
     /// Nothing read yet.
     pub fn new() -> Self {
         Symbols {
-            symbolizer: Symbolizer::new(),
+            // It would take the name of a plain C function for a mangled type: `i` for `int`.
+            symbolizer: Symbolizer::builder().enable_demangling(false).build(),
             known: HashMap::new(),
         }
     }
@@ -108,7 +109,7 @@ impl Default for Symbols {
 fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> Rc<[Location]> {
     let Location { module, offset, .. } = exported_at(address);
     let place = |name: &str, info: Option<&CodeInfo<'_>>, inlined| Location {
-        function: Some(name.to_owned()),
+        function: Some(in_full(name)),
         file: info.map(|info| info.to_path().to_string_lossy().into_owned()),
         line: info.and_then(|info| info.line),
         module: module.clone(),
@@ -148,8 +149,30 @@ fn outside_of_modules(address: u64) -> &'static str {
     }
 }
 
-/// The name as it stands in the source, without the hash of Rust and without the parameters of C++.
+/// Whether a name was mangled by a compiler; the names of C, such as `i`, may look like parts of mangled ones.
+fn is_mangled(name: &str) -> bool {
+    ["_Z", "__Z", "_R"].iter().any(|start| name.starts_with(start))
+}
+
+/// The name as it stands in the source, without the hash of Rust.
+fn in_full(name: &str) -> String {
+    if !is_mangled(name) {
+        return name.to_owned();
+    }
+    if let Ok(rust) = rustc_demangle::try_demangle(name) {
+        return format!("{rust:#}");
+    }
+    let symbol = cpp_demangle::Symbol::new(name).ok();
+    symbol
+        .and_then(|symbol| symbol.demangle().ok())
+        .unwrap_or_else(|| name.to_owned())
+}
+
+/// As `in_full`, and without the parameters of C++.
 fn demangled(name: String) -> String {
+    if !is_mangled(&name) {
+        return name;
+    }
     if let Ok(rust) = rustc_demangle::try_demangle(&name) {
         return format!("{rust:#}");
     }
@@ -207,9 +230,14 @@ mod tests {
             ),
             ("strdup", "strdup"),
             ("_Zebra", "_Zebra"),
+            // Of C, though each would be a type.
+            ("i", "i"),
+            ("St", "St"),
+            ("PKc", "PKc"),
             ("", ""),
         ] {
             assert_eq!(demangled(linked.to_owned()), source);
+            assert!(in_full(linked).contains(source));
         }
     }
 
