@@ -44,7 +44,7 @@ def test_a_small_leak_in_a_large_noisy_process() -> None:
 
 
 def complain(title: str, name: str, report: dict) -> str:
-    if report["control"]["caught"] != 5 or report["control"]["planted"] != 5:
+    if report["control"]["caught"] != 6 or report["control"]["planted"] != 6:
         return f"{title}: control {report['control']}"
     if name.startswith("twin"):
         return "" if report["verdict"] in ("clean", "bounded") else f"{title}: {report['verdict']}, {report['reason']}"
