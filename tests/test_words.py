@@ -64,13 +64,13 @@ def test_memory_that_is_no_object_is_not_made(python):
 @pytest.mark.parametrize(
     "setup, statement, type_name, holder",
     [
-        ("k = []", "k.append(object())", "object", "a list of 16,384 items (variable `k`), which grows by 8."),
-        ("k = {}; n = iter(range(10**9))", "k[next(n)] = None", "int", "a dict of 16,384 items (variable `k`), which grows by "),
+        ("k = []", "k.append(object())", "object", "a list of 65,536 items (variable `k`), which grows by 8."),
+        ("k = {}; n = iter(range(10**9))", "k[next(n)] = None", "int", "a dict of 65,536 items (variable `k`), which grows by "),
         ("class A: pass\na = A(); a.rows = []", "a.rows.append(object())", "object", "(attribute `rows` of variable `a`)"),
         ("k = {'rows': []}", "k['rows'].append(object())", "object", "(the value of 'rows' of variable `k`)"),
         ("import json; json.rows = []", "json.rows.append(object())", "object", "(`rows` of module `json`)"),
         ("class A: rows = []", "A.rows.append(object())", "object", "(attribute `rows` of variable `A`)"),
-        ("import functools; k = []", "k.append(functools.partial(len, ''))", "functools.partial", "a list of 16,384 items (variable `k`)"),
+        ("import functools; k = []", "k.append(functools.partial(len, ''))", "functools.partial", "a list of 65,536 items (variable `k`)"),
         ("def f():\n    rows = []\n    return lambda: rows.append(object())\ng = f()", "g()", "object", "a variable around the function `f.<locals>.<lambda>`"),
         ("import threading; here = threading.local(); here.rows = []", "here.rows.append(object())", "object", "a thread's own data"),
         (THREAD_STATE, "rows().append(object())", "object", "(a thread's own data)"),
