@@ -320,10 +320,18 @@ def test_files_that_children_make_are_found_without_a_place(tmp_path) -> None:
 def test_what_cannot_be_told_from_the_work_of_others_is_a_remark(tmp_path) -> None:
     # So few come that none in a second says nothing.
     statement = "time.sleep(.35); subprocess.run(['touch', sys.argv[1] + '/%d' % next(calls)])"
-    report = judge(pythons()[0], tmp_path, "calls = itertools.count()", statement, ", max_calls=18, checks=['files']")
-    assert (report["verdict"], report["findings"]) in [("clean", []), ("bounded", [])], report
-    [remark] = [remark for remark in report["remarks"] if "were not seen to make" in remark] or [""]
-    assert str(tmp_path) in remark and "other processes may have made them" in remark, report
+    said = []
+    # Where the machine is busy they may not come evenly, and then they are others' for sure.
+    for attempt in "abc":
+        folder = tmp_path / attempt
+        folder.mkdir()
+        report = judge(pythons()[0], folder, "calls = itertools.count()", statement, ", max_calls=18, checks=['files']")
+        assert (report["verdict"], report["findings"]) in [("clean", []), ("bounded", [])], report
+        said = [remark for remark in report["remarks"] if "were not seen to make" in remark]
+        if said:
+            assert len(said) == 1 and str(folder) in said[0] and "other processes may have made them" in said[0], report
+            return
+    pytest.fail("nothing was said of them")
 
 
 #: In a folder that is one of many in the folder for temporary files, and was there before the calls.
