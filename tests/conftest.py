@@ -12,6 +12,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nor do runs of pytest that tests start belong to the one that they are in.
 for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
     del os.environ[name]
+# Workers of pytest-xdist say how wide a terminal is that is not theirs.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")
