@@ -7,15 +7,16 @@ SITE := build/site
 PY := $(VENV)/bin/python
 # Two at a time: most tests are a process of their own, and wait for it.
 PYTEST := LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q -n 2 --dist worksteal
+PLUGIN_TESTS := $(wildcard tests/test_pytest_*.py)
 # The packages that the tests use, without their versions.
 NEWEST := $(shell sed -nE 's/^([a-z-]+)==[^;]*(; python_version >= .*)?$$/\1/p' tests/requirements.txt)
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-thorough test-pythons test-newest check bench bench-suites sanitize soak mutants check-platforms clean
+.PHONY: help demo test test-rust test-python test-thorough test-pythons test-pytests test-pytests-quick test-newest test-newer test-aarch64 check bench bench-suites sanitize soak mutants check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: $(SITE)/.done ## show a real leak report: a bundled extension, and a published package
 	@$(PY) tests/demo.py
@@ -33,22 +34,35 @@ test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out, because they only repeat or sweep
 	$(PYTEST) -m thorough
 
-test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.13 that is found here
+test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.15 that is found here
 	LEAKTIGHT_PYTHONS=all $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
-		tests/test_resources.py tests/test_testcase.py tests/test_faults.py
+		tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py
+
+test-pytests: $(SITE)/.done ## the pytest plugin with the oldest, a middle and the newest pytest, on CPython 3.9 and 3.13
+	LEAKTIGHT_SITE=$(SITE) $(PY) tests/pytests.py
+
+test-pytests-quick: $(SITE)/.done ## of these the oldest and the newest, and the tests that say most
+	LEAKTIGHT_SITE=$(SITE) $(PY) tests/pytests.py --quick
 
 test-newest: $(SITE)/.done ## the tests beside other people's packages, with the newest release of each
 	rm -rf build/newest build/packages-newest
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(NEWEST)
 	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_NEWEST=1 build/newest/bin/python -m pytest -q \
-		tests/test_types.py tests/test_pytest_plugin.py tests/test_testcase.py tests/test_heap.py tests/test_clean_calls.py
+		tests/test_types.py $(PLUGIN_TESTS) tests/test_testcase.py tests/test_heap.py tests/test_clean_calls.py
+
+test-newer: $(SITE)/.done ## the same with newer CPythons, C libraries and compilers, in chroots of Debian: needs root, and says what was not run
+	$(PY) tests/zoo/build.py --out build/zoo --language rust >/dev/null
+	tests/newer.sh $(SITE) $(LEGS)
+
+test-aarch64: $(VENV)/.done ## the wheel for aarch64, emulated by qemu with Debian's CPython: needs root, and says what was not run
+	tests/aarch64.sh $(PY)
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
-	$(MAKE) test test-thorough test-pythons
+	$(MAKE) test test-thorough test-pythons test-pytests-quick
 
 check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
 	tests/check-platforms.sh
@@ -70,8 +84,15 @@ mutants: export CARGO_PROFILE_RELEASE_LTO = off
 mutants: export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = 16
 mutants: export CARGO_PROFILE_RELEASE_INCREMENTAL = true
 mutants: export CARGO_PROFILE_RELEASE_DEBUG = 0
-mutants: build/tools/bin/cargo-mutants ## break each rule of the verdict in turn: a test must fail; takes an hour or two
-	PATH="$(CURDIR)/build/tools/bin:$$PATH" cargo mutants -p leaktight-verdict --profile release --jobs 1 --timeout 60 --output build/mutants
+# The same random series for each, and a series that fails need not be made short.
+mutants: export PROPTEST_RNG_SEED = 1
+mutants: export PROPTEST_MAX_SHRINK_ITERS = 0
+mutants: export PATH := $(CURDIR)/build/tools/bin:$(PATH)
+mutants: MUTANTS = cargo mutants -p leaktight-verdict --profile release --jobs 1 --timeout 30 --output build/mutants
+mutants: build/tools/bin/cargo-mutants ## break each rule of the verdict in turn: a test must fail; takes half an hour
+	@# The tests of the files themselves, which are built fast, and all tests for what those miss (exit status 2 or 3).
+	$(MUTANTS) -- --lib || test $$? -eq 2 -o $$? -eq 3
+	$(MUTANTS) --iterate -- --lib --tests
 
 build/tools/bin/cargo-mutants:
 	CARGO_TARGET_DIR=build/tools/target cargo install --quiet --locked --root build/tools --version 25.3.1 cargo-mutants

@@ -36,6 +36,31 @@ def _multidict(name: str, version: str, marker: str, leaks: bool = False) -> Sui
 
 
 SUITES = (
+    Suite("zstandard-0.25.0", "zstandard==0.25.0", ["tests"], ["tests"], needs=["hypothesis==6.168.0"], leaks=True),
+    Suite(
+        "msgspec-0.22.0",
+        "msgspec==0.22.0",
+        [f"tests/unit/test_{name}.py" for name in ("json", "msgpack", "convert")],
+        ["tests"],
+        needs=["attrs==26.1.0", "pyyaml==6.0.4", "tomli_w==1.2.0"],
+        leaks=True,
+    ),
+    _multidict("multidict-6.7.1", "6.7.1", "not hypothesis", leaks=True),
+    # The file that is left out is for builds without a GIL.
+    Suite("bitarray", "bitarray==3.12.3", ["--pyargs", *(f"bitarray.test_{name}" for name in ("bitarray", "bitfields", "util"))]),
+    Suite(
+        "yarl",
+        "yarl==1.25.1",
+        ["tests"],
+        ["tests"],
+        needs=["hypothesis==6.168.0"],
+        arguments=[f"--ignore=tests/test_{name}_benchmarks.py" for name in ("quoting", "url", "query")],
+    ),
+    Suite("frozenlist", "frozenlist==1.8.0", ["tests"], ["tests"]),
+    # A tag in a cycle is never freed.
+    Suite("cbor2", "cbor2==6.3.0", ["tests"], ["tests"], ["hypothesis==6.168.0"], leaks=True),
+    Suite("orjson", "orjson==3.13.0", ["test"], ["test"], arguments=["--ignore=test/test_fake.py"]),
+    Suite("regex", "regex==2026.11.19", ["--pyargs", "regex"]),
     Suite("msgpack", "msgpack==1.2.4", ["test"], ["test"]),
     Suite("simplejson", "simplejson==4.3.0", ["--pyargs", "simplejson"]),
     Suite("ujson", "ujson==6.1.0", ["tests"], ["tests"]),

@@ -16,7 +16,7 @@ STANDARD = ""
 #: What to install for a requirement, by the first version of CPython that it is for. Everything is named, so
 #: that the same is installed everywhere for as long as it is published.
 WHEELS = {
-    "numpy": {(3, 9): ["numpy==2.0.2"], (3, 10): ["numpy==2.2.6"]},
+    "numpy": {(3, 9): ["numpy==2.0.2"], (3, 10): ["numpy==2.2.6"], (3, 14): ["numpy==2.3.5"]},
     "lxml": {(3, 9): ["lxml==6.1.3"]},
     "msgpack": {(3, 9): ["msgpack==1.1.2"]},
     "Pillow": {(3, 9): ["pillow==11.3.0"]},

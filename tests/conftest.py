@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import support
+from pytest_project import Project
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process
 # that they start.
@@ -23,12 +24,20 @@ def zoo():
     return support.zoo_paths()[support.pythons()[0].version]
 
 
+@pytest.fixture
+def project(tmp_path):
+    """A project of a user, with files of its own."""
+    return Project(tmp_path)
+
+
 def pytest_terminal_summary(terminalreporter):
     """Says what could not be tried here."""
     missing = []
     if os.environ.get("LEAKTIGHT_PYTHONS") == "all":
         found = {python.version for python in support.pythons()}
         missing += [f"CPython {major}.{minor}: neither pyenv nor /usr/bin has it" for major, minor in support.SUPPORTED if (major, minor) not in found]
+    if not any(support.built_with(python)["jit"] for python in support.pythons()):
+        missing.append("compiled loops (PYTHON_JIT=1): no CPython with a JIT compiler is here")
     if not support.has_old_headers():
         missing.append("counts of immortal objects that old extensions move: no CPython before 3.12 with headers is here")
     for what in missing:

@@ -44,19 +44,22 @@ def wheels(name: str, requirements: Sequence[str], version: tuple[int, ...] = sy
     return str(folder)
 
 
-def source(requirement: str) -> Path:
-    """The unpacked source distribution of a package."""
+def source(requirement: str, *, isolated: bool = False) -> Path:
+    """The unpacked source distribution of a package. `isolated`: pip may fetch what reading its metadata takes, too."""
     folder = FOLDER / "sources" / requirement
     name = requirement.replace("==", "-")
     with installed_once(folder, requirement) as missing:
         if missing:
-            # Only the package itself. What pip needs to read its metadata is in requirements.txt.
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-build-isolation"]
+            # Only the package itself. What pip needs to read the metadata of most is in requirements.txt.
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            pip += [] if isolated else ["--no-build-isolation"]
             package = requirement.partition("==")[0]
             get([*pip, "--no-binary", package, "--no-deps", "--dest", str(folder), requirement], requirement)
-            with tarfile.open(folder / f"{name}.tar.gz") as archive:
+            (file,) = folder.glob("*.tar.gz")
+            with tarfile.open(file) as archive:
                 archive.extractall(folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
-    return folder / name
+    # Some write `-` in the name as `_`.
+    return next(path for path in (folder / name, folder / name.replace("-", "_", name.count("-") - 1)) if path.is_dir())
 
 
 def tests_of(requirement: str) -> Path:

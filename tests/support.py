@@ -22,7 +22,7 @@ import build as zoo_build  # noqa: E402
 from faults import FAULTS, Fault  # noqa: E402,F401
 from manifest import CASES, Case  # noqa: E402,F401
 
-SUPPORTED = [(3, minor) for minor in range(9, 14)]
+SUPPORTED = [(3, minor) for minor in range(9, 16)]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ def _version(path: str) -> Optional[tuple[int, int]]:
 @functools.lru_cache(maxsize=None)
 def zoo_paths() -> dict[tuple[int, int], list[str]]:
     """Folders with the zoo's modules for each version. A version without headers uses another's build."""
-    with_headers = [python.path for python in pythons() if not python.path.startswith("/usr/bin/")]
-    built = zoo_build.build(BUILD / "zoo", with_headers)
+    with_headers = {}
+    for python in pythons():
+        if zoo_build.probe(python.path).has_headers:
+            with_headers.setdefault(python.version, python.path)
+    built = zoo_build.build(BUILD / "zoo", list(with_headers.values()))
     return {tuple(int(part) for part in version.split(".")): [str(path) for path in paths] for version, paths in built.items()}
 
 
@@ -98,6 +101,14 @@ def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *paths]), "NO_COLOR": "1", **more.pop("env", {})}
     command = [python.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False, **more)
+
+
+@functools.lru_cache(maxsize=None)
+def built_with(python: Python) -> dict[str, bool]:
+    """What an interpreter can do, by the name of a variable of its build."""
+    ask = "import json, sys, sysconfig; print(json.dumps({**sysconfig.get_config_vars(), 'jit': hasattr(sys, '_jit') and sys._jit.is_available()}))"
+    said = json.loads(run(python, ["-c", ask]).stdout)
+    return {"": True, **{name: bool(said.get(name)) for name in ("WITH_PYMALLOC", "WITH_MIMALLOC", "jit")}}
 
 
 def leaktight(python: Python, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -82,6 +82,48 @@ assert rows == [["row"]]
     assert done.returncode == 0, done.stderr
 
 
+BORROWED = """
+import dis, sys, leaktight, zoo_refs
+
+def by_hand(function):
+    mine = "time" + str(2)
+    function(mine)
+    return sys.getrefcount(mine) == 2  # The variable, and the argument.
+
+borrows = any("LOAD_FAST_BORROW" in line.opname for line in dis.get_instructions(by_hand))
+assert borrows == (sys.version_info >= (3, 14))
+told = [by_hand(zoo_refs.twin_containers), by_hand(zoo_refs.leak_passed)]
+assert told == ([False, True] if borrows else [True, False]), told
+
+KEY = "time" + str(1)
+def count():
+    mine = KEY
+    return sys.getrefcount(mine)
+def call(function):
+    mine = KEY
+    function(mine)
+    assert function is not zoo_refs.twin_containers or sys.getrefcount(mine) == before, sys.getrefcount(mine)
+
+before = count()
+for function, kinds in (
+    (zoo_refs.twin_containers, []),
+    (zoo_refs.leak_passed, [("reference", "str", 1.0)]),
+    (zoo_refs.release_stolen, [("over-release", "str", 1.0)]),
+):
+    report = leaktight.check(call, function)
+    found = [(finding.kind, finding.type_name, finding.blocks_per_call) for finding in report.findings]
+    assert found == kinds and report.verdict == ("leak" if kinds else "clean"), report
+    assert report.control.caught == report.control.planted > 5 and not report.not_done, report
+"""
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_references_that_a_frame_only_borrows_do_not_count(python):
+    """A test by `sys.getrefcount` is wrong twice from 3.14 on: it calls correct code a leak, and a leak correct."""
+    done = support.run(python, ["-c", BORROWED], paths=support.zoo_paths()[python.version])
+    assert done.returncode == 0, done.stderr
+
+
 def complaint(case, report, version):
     """What is wrong with a report on a case; empty when nothing is."""
     control, verdict = report["control"], report["verdict"]

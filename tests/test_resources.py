@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import textwrap
 
 import pytest
-from support import pythons, run, zoo_paths
+from support import leaktight, pythons, run, zoo_paths
 
 import left  # In the zoo's folder, which `support` has put on the path.
 
@@ -259,13 +261,37 @@ def judge_zoo(python, tmp_path, case: left.Left) -> tuple[dict, dict]:
     return json.loads(text)
 
 
+@pytest.mark.parametrize("function, arguments", [("open", "b'/dev/null', 0"), ("dup", "0"), ("pipe", "pair"), ("posix_openpt", "2")])
+def test_what_is_opened_through_a_pointer_has_its_line(function, arguments, tmp_path):
+    setup = f"import ctypes; pair = (ctypes.c_int * 2)(); take = ctypes.CDLL(None).{function}"
+    report = judge(PYTHONS[0], tmp_path, setup, f"take({arguments})")
+    [finding] = report["findings"]
+    assert finding["kind"] == "fd" and finding["stack"] and finding["stack"][-1]["python"], report
+
+
+#: Makes names in a folder until it is ended.
+NEIGHBOUR = "import itertools, os, sys, time\nfor n in itertools.count(): os.mkdir(f'{sys.argv[1]}/{n}'); time.sleep(0.005)"
+
+
+def test_a_neighbours_names_do_not_blur_those_of_the_calls(tmp_path) -> None:
+    case = next(case for case in left.LEAKS if case.name == "leave_by_system_call")
+    (tmp_path / "neighbour").mkdir()
+    with subprocess.Popen([sys.executable, "-c", NEIGHBOUR, str(tmp_path / "neighbour")]) as neighbour:
+        try:
+            _, report = judge_zoo(PYTHONS[0], tmp_path, case)
+        finally:
+            neighbour.kill()
+    found = [(finding["blocks_per_call"], finding.get("every")) for finding in report["findings"]]
+    assert found == [(1, 1)], report
+
+
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
 @pytest.mark.parametrize("case", left.LEAKS, ids=lambda case: case.name)
 def test_what_is_left_behind_is_found_at_its_line(case: left.Left, python, tmp_path) -> None:
     measured, report = judge_zoo(python, tmp_path, case)
     assert {kind: count for kind, count in measured.items() if count} == dict(case.things), "the manifest is wrong"
     assert report["verdict"] == "leak", report
-    found = {finding["kind"]: (finding["blocks_per_call"], finding["every"]) for finding in report["findings"]}
+    found = {finding["kind"]: (finding["blocks_per_call"], finding.get("every")) for finding in report["findings"]}
     assert found == {kind: (count, 1) for kind, count in case.things}, report
     for finding in report["findings"]:
         # A descriptor may be of anything, such as what this test's own output goes to.
@@ -367,7 +393,9 @@ for number in range(40):
     statement = "next(calls) == 5 and open(sys.argv[1] + '/go', 'w').close(); time.sleep(.04)"
     report = judge(pythons()[0], tmp_path, setup, statement, ", checks=['files'], period=4")
     assert len(os.listdir(tmp_path)) == 41, "nobody made any"
-    assert (report["verdict"], report["findings"], report["remarks"]) in [("clean", [], []), ("bounded", [], [])], report
+    # Other programs may be at work in other folders.
+    remarks = [remark for remark in report["remarks"] if str(tmp_path) in remark]
+    assert report["verdict"] in ("clean", "bounded") and not report["findings"] and not remarks, report
 
 
 def test_each_can_be_switched_off(tmp_path) -> None:
@@ -406,10 +434,31 @@ def test_pages_that_are_touched_one_by_one_are_found_without_an_allocation(pytho
     assert report["verdict"] == "leak", report
     [finding] = report["findings"]
     assert finding["bytes_per_call"] == pytest.approx(os.sysconf("SC_PAGESIZE"), rel=0.05)
-    assert finding["holder"] == "64 MiB of anonymous memory"
+    assert finding["holder"] == "a region of 64 MiB of anonymous memory"
 
 
 @pytest.mark.parametrize("statement", ["area[0] = 1", "area[next(pages) % 600 * mmap.PAGESIZE] = 1"])
 def test_pages_that_are_used_again_are_no_leak(statement: str, tmp_path) -> None:
     report = judge(pythons()[0], tmp_path, TOUCH, statement, ", period=64")
     assert (report["verdict"], report["findings"]) == ("clean", []), report
+
+
+RINGS = """
+import os
+held, calls = [None] * 64, [0]
+def ring(size):
+    at = calls[0] % size
+    calls[0] += 1
+    if held[at] is not None: os.close(held[at])
+    held[at] = os.open("/dev/null", os.O_RDONLY)
+def pool(size):
+    if len(held) < 64 + size: held.append(os.open("/dev/null", os.O_RDONLY))
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--period", "1"), ("--period", "16"), ("--max-calls", "64"), ("--max-calls", "100")], ids=" ".join)
+def test_a_ring_or_a_pool_of_64_is_no_leak_in_a_few_calls(arguments):
+    for size in (8, 33, 40, 48, 64):
+        for statement in (f"ring({size})", f"pool({size})"):
+            report = json.loads(leaktight(pythons()[0], "check", "--json", *arguments, "-s", RINGS, statement).stdout)
+            assert report["verdict"] != "leak", (statement, report)

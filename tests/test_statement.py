@@ -150,3 +150,56 @@ def test_columns_are_respected_in_a_pipe():
 
     assert widest("50") <= 50 < widest("80") <= 80 < widest("") <= 100
     assert all(80 < widest(nonsense) <= 100 for nonsense in ("many", "0"))
+
+
+USED = {
+    "variable": ("o = object()", "zoo_refs.release_stolen(o)"),
+    "module": ("zoo_refs.SPOT = object()", "zoo_refs.release_stolen(zoo_refs.SPOT)"),
+    "comprehension": ("class Plain: pass\no = Plain()", "[zoo_refs.release_stolen(o) for _ in range(1)]"),
+}
+
+
+@pytest.mark.parametrize("python", EVERYWHERE, ids=str)
+@pytest.mark.parametrize("setup, statement", USED.values(), ids=USED)
+def test_what_a_statement_uses_may_be_released_too_often(python, setup, statement):
+    done = leaktight(python, "check", "--json", "-s", f"import zoo_refs\n{setup}", statement)
+    [finding] = json.loads(done.stdout)["findings"]
+    assert (done.returncode, finding["kind"], finding["blocks_per_call"]) == (1, "over-release", 1), done
+
+
+@pytest.mark.parametrize("python", EVERYWHERE, ids=str)
+def test_what_a_statement_replaces_dies_when_it_should(python):
+    script = """
+import os.path
+from leaktight._inert import used
+names = {"o": 1, "p": 2, "os": os}
+for statement, found in {
+    "o = o.next(p)": [2], "del o; p": [2], "o += p": [2], "import o; p": [2], "import os as o; p": [2], "from p import o": [],
+    "for o in p: pass": [2], "with p as o: pass": [2], "def o(): p": [2], "class o(p): pass": [2], "[o := p]": [2],
+    "try: p\\nexcept p as o: pass": [2, 2], "lambda: o.p": [1], "os.sep": [os, os.sep], "os.sep = p": [os, 2],
+    "os.path.sep": [os, os.path, os.path.sep], "os.no.name": [os], "o.sep.p()": [1], "'o'": [], "q": [],
+}.items():
+    got = used(statement, names)
+    assert sorted(map(str, got)) == sorted(map(str, found)), (statement, got)
+"""
+    done = run(python, ["-c", script])
+    assert done.returncode == 0, done
+
+
+def test_the_death_of_a_variable_that_a_function_replaces_is_noticed_in_time():
+    setup = """
+import weakref
+class Plain: pass
+class Closing:
+    def __del__(self): dead.append(1)
+dead, made, closing = [], Plain(), Closing()
+noted = weakref.ref(made, lambda gone: dead.append(1))
+def replace():
+    global made, closing, noted
+    del dead[:]
+    made, closing = Plain(), Closing()
+    noted = weakref.ref(made, lambda gone: dead.append(1))
+"""
+    statement = "replace(); assert len(dead) == 2, dead; made, closing"
+    done = leaktight(PYTHON, "check", "-s", setup, statement)
+    assert done.returncode == 0, done

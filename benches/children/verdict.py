@@ -1,6 +1,7 @@
 """verdict.py TOOL noop|malloc|busy|busy-malloc: CPU seconds of the first check in a process.
 
-TOOL is psleak, leaktight, or leaktight-all, which counts references, too, as psleak does not. Imports are not counted.
+TOOL is psleak, leaktight, which looks at memory only, or leaktight-all, which looks at everything. Imports are not
+counted.
 A wrong verdict is an error: its time would mean nothing.
 """
 
@@ -24,10 +25,10 @@ def busy(function=noop):
         pass
 
 
-def leaktight_check(function, left_out=("references",)):
+def leaktight_check(function, checks=("memory",)):
     from leaktight import CHECKS, check
 
-    checks = [name for name in CHECKS if name not in left_out]
+    checks = checks or CHECKS
     start = time.process_time()
     verdict = check(function, checks=checks).verdict
     return verdict, time.process_time() - start
@@ -62,7 +63,7 @@ def main():
         function = functools.partial(busy, leak) if subject == "busy-malloc" else leak
     tools = {
         "leaktight": leaktight_check,
-        "leaktight-all": functools.partial(leaktight_check, left_out=()),
+        "leaktight-all": functools.partial(leaktight_check, checks=None),
         "psleak": psleak_check,
     }
     verdict, seconds = tools[tool](function)

@@ -6,14 +6,22 @@
 'clean'
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+if "t" in sys.abiflags:
+    # Nor does pip install it there, or its build succeed (crates/python/build.rs): somebody has copied it.
+    raise ImportError(
+        "Leaktight does not support free-threaded CPython, whose objects and allocators are others: install it for a "
+        "CPython with a GIL (such as python3.14, not python3.14t)"
+    )
 
 if TYPE_CHECKING:
     from leaktight._check import CHECKS, check
     from leaktight._core import CheckError, heap_info, heap_trim
     from leaktight._exit import ExitStatus
     from leaktight._heap import Allocator, allocators, pheap
-    from leaktight._report import Control, Environment, Finding, Frame, References, Report
+    from leaktight._report import Control, Environment, Finding, Frame, Kept, References, Report, Step
     from leaktight.testcase import (
         Checkers,
         LeakTest,
@@ -41,12 +49,14 @@ __all__ = [
     "ExitStatus",
     "Finding",
     "Frame",
+    "Kept",
     "LeakTest",
     "MemoryLeakError",
     "MemoryLeakTestCase",
     "ReferenceLeakError",
     "References",
     "Report",
+    "Step",
     "UnclosedFdError",
     "UnclosedHandleError",
     "UnclosedHeapCreateError",
@@ -68,7 +78,7 @@ _HOMES = {
     "_core": ("CheckError", "heap_info", "heap_trim"),
     "_exit": ("ExitStatus",),
     "_heap": ("Allocator", "allocators", "pheap"),
-    "_report": ("Control", "Environment", "Finding", "Frame", "References", "Report"),
+    "_report": ("Control", "Environment", "Finding", "Frame", "Kept", "References", "Report", "Step"),
 }
 
 

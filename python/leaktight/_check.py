@@ -25,6 +25,7 @@ def check(
     period: Optional[int] = None,
     raises: Optional[Type[BaseException]] = None,
     checks: Optional[Iterable[str]] = None,
+    holders: bool = False,
 ) -> Report:
     """Call ``fun(*args)`` again and again and say whether it leaks.
 
@@ -41,6 +42,8 @@ def check(
         quarter of ``max_calls`` if that is less.
     :param raises: each call must raise this; for leaks on error paths.
     :param checks: what to look at, of ``leaktight.CHECKS``. Default: everything.
+    :param holders: tell in ``report.kept`` of everything that the calls leave behind what holds it, even if it
+        is no leak.
     :raises TypeError, ValueError: when an argument is wrong; nothing was called then.
     :raises CheckError: when nothing can be judged here: a check runs on another thread or around
         this one, or allocations cannot be seen in this process.
@@ -64,7 +67,7 @@ def check(
 
     name = call_text(fun, args)
     options: dict[str, Any] = dict(
-        max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks)
+        max_calls=max_calls, time_budget=time_budget, period=period, raises=raises, checks=_known(checks), holders=bool(holders)
     )
     if not (inspect.iscoroutinefunction(fun) or inspect.iscoroutinefunction(getattr(fun, "__call__", None))):
         return judge(name, fun, args, **options)
@@ -122,9 +125,14 @@ def _known(checks: Union[Iterable[str], None]) -> Optional[list[str]]:
 def call_text(fun: Callable[..., Any], args: tuple[Any, ...]) -> str:
     """``module.name(…)``, without running a foreign ``__repr__``."""
     module = getattr(fun, "__module__", None)
-    name = getattr(fun, "__qualname__", None) or type(fun).__qualname__
     prefix = f"{module}." if isinstance(module, str) and module not in ("builtins", "__main__") else ""
     plain = (int, float, bool, str, bytes, type(None))
     texts = [repr(arg) if type(arg) in plain else f"<{type(arg).__name__}>" for arg in args]
     inside = ", ".join(text if len(text) <= 40 else text[:37] + "..." for text in texts)
-    return f"{prefix}{name}({inside})"
+    return f"{prefix}{name(fun)}({inside})"
+
+
+def name(fun: Callable[..., Any]) -> str:
+    """What a callable is called. Functions of ctypes have a ``__name__`` only."""
+    names = (getattr(fun, attribute, None) for attribute in ("__qualname__", "__name__"))
+    return next((name for name in names if name and isinstance(name, str)), type(fun).__qualname__)

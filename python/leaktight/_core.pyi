@@ -24,6 +24,7 @@ def check(
     inside: bool = False,
     warm_up: int = 0,
     objects: Optional[list[Any]] = None,
+    holders: bool = False,
 ) -> str: ...
 CHECKS: list[str]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
+import sys
 import types
 from collections.abc import Iterable
 from typing import Any, Optional
@@ -14,6 +15,8 @@ from leaktight import _objects
 MOST_STEPS = 5
 #: Each question who refers to an object looks at all objects that the collector knows.
 MOST_QUESTIONS = 40
+#: How a place begins that can be told no better.
+INSIDE = "inside "
 #: Containers that tell how many items they have without code of the program.
 SIZED = ("list", "dict", "set", "frozenset", "tuple", "collections.deque", "collections.OrderedDict", "collections.defaultdict")
 
@@ -47,6 +50,10 @@ def holder(
     return next((search.in_words(owner) for owner in owners), None)
 
 
+#: Which no other dict has.
+_INTERNED = sys.intern("leaktight: the dict of interned strings")
+
+
 class _Search:
     def __init__(self, ours: list[list[Any]], roots: list[tuple[Any, str]], function: Any, thread_data: Any) -> None:
         self.roots = roots
@@ -67,17 +74,19 @@ class _Search:
         if item is self.thread_data:
             return "a thread's own data"
         kind = type(item)
+        # From 3.14 on the collector knows it.
+        if kind is dict and item.get(_INTERNED) is _INTERNED:
+            return "the dict of interned strings"
         if kind is types.FrameType:
             return f"a local variable of `{item.f_code.co_name}`"
         if kind is dict and id(item) in self.modules:
             return f"the namespace of the module `{_objects.name_of_namespace(item)}`"
         if kind is types.CellType:
             return self._closure(item)
-        name = _objects.name(kind)
-        words = f"a `{name}` object"
-        if name in SIZED:
+        words = _objects.instance(item)
+        if _objects.name(kind) in SIZED:
             count = kind.__len__(item)
-            words = f"{_article(kind.__name__)} {kind.__name__} of {count:,} item{'s' * (count != 1)}"
+            words = f"{_kind_of(item)} of {count:,} item{'s' * (count != 1)}"
         place = self.place(item, MOST_STEPS)
         return f"{words} ({place})" if place else words
 
@@ -112,17 +121,19 @@ class _Search:
             return f"a local variable of `{referrer.f_code.co_name}`"
         owner = self._owner_of_namespace(referrer) if kind is dict else None
         if owner is not None:
-            of = self.place(owner, steps - 1) or f"a `{_objects.name(type(owner))}` object"
-            return f"attribute `{_objects.key(referrer, item)}` of {of}"
+            of = self.place(owner, steps - 1) or _objects.instance(owner)
+            return f"attribute `{_objects.key(referrer, item)}` of {_whole(owner, of)}"
         part = _objects.inside(referrer, item)
         outer = self.place(referrer, steps - 1)
         if part and not outer and not issubclass(kind, (list, tuple, dict, set, frozenset)):
-            outer = f"a `{_objects.name(kind)}` object"
+            outer = _objects.instance(referrer)
         if not outer:
             return None
         if outer.startswith("a thread's own data"):
             return outer
-        return f"{part} of {outer}" if part else f"part of {outer}"
+        if part:
+            return f"{part} of {_whole(referrer, outer)}"
+        return outer if outer.startswith(INSIDE) else INSIDE + outer
 
     def _owner_of_namespace(self, space: dict[str, Any]) -> Any:
         for owner in self.referrers(space):
@@ -145,16 +156,24 @@ class _Search:
             return ()
         self.questions += 1
         found = gc.get_referrers(item)[: _objects.MOST_REFERRERS]
+        # Nothing is held by itself, as functions of ctypes would be.
         self.ours.add(id(found))
-        return [referrer for referrer in found if id(referrer) not in self.ours and not _is_ours(referrer)]
+        return [referrer for referrer in found if referrer is not item and id(referrer) not in self.ours and not is_ours(referrer)]
 
 
-def _is_ours(referrer: Any) -> bool:
+def is_ours(referrer: Any) -> bool:
     """A frame that looks, or what carries the question."""
+    files = (__file__, _objects.__file__, __file__.replace("_holders", "_paths"))
     if type(referrer) is types.FrameType:
-        return referrer.f_code.co_filename == __file__ or referrer.f_code.co_filename == _objects.__file__
-    return type(referrer) is types.GeneratorType and referrer.gi_code.co_filename == __file__
+        return referrer.f_code.co_filename in files
+    return type(referrer) is types.GeneratorType and referrer.gi_code.co_filename in files
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiouAEIOU" else "a"
+def _whole(item: Any, place: str) -> str:
+    """What something is a part of: a place with a name, or else what is there."""
+    return f"{_kind_of(item)} {place}" if place.startswith(INSIDE) else place
+
+
+def _kind_of(item: Any) -> str:
+    kind = type(item)
+    return f"{_objects.article(kind.__name__)} {kind.__name__}" if _objects.name(kind) in SIZED else _objects.instance(item)

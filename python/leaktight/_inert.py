@@ -1,7 +1,7 @@
-"""What calls nothing cannot leak, and is a mistake: it is told before anything is judged.
+"""What a statement or a function says without being run.
 
-Nothing of the program is run to find out. What cannot be told so, such as an attribute that a property computes,
-passes.
+What calls nothing cannot leak, and is a mistake: it is told before anything is judged. What cannot be told so, such as an
+attribute that a property computes, passes.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import _ast
 import builtins
 import types
+import weakref
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Optional
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ MOST_BYTES_OF_CODE = 100
 #: Instructions that prepare a call of the function itself.
 PROLOGUE = ("RESUME", "COPY_FREE_VARS", "MAKE_CELL", "NOP", "PUSH_NULL", "CACHE")
 #: Instructions that make a function, beside its constants.
-MAKING = ("LOAD_CLOSURE", "LOAD_FAST", "BUILD_TUPLE", "LOAD_CONST", "MAKE_FUNCTION", "SET_FUNCTION_ATTRIBUTE")
+MAKING = ("LOAD_CLOSURE", "LOAD_FAST", "LOAD_FAST_BORROW", "BUILD_TUPLE", "LOAD_CONST", "MAKE_FUNCTION", "SET_FUNCTION_ATTRIBUTE")
 RETURN = ("RETURN_VALUE", "RETURN_CONST")
 
 _UNKNOWN = object()
@@ -38,6 +40,57 @@ def of_statement(statement: str, names: dict[str, Any]) -> Optional[str]:
         return "the statement is empty: write the call that is to be judged, such as `module.function()`"
     hints = [_hint(node, names) for node in body if not isinstance(node, _ast.Pass)]
     return hints[0] if hints and all(hints) else None
+
+
+def used(statement: str, names: dict[str, Any]) -> list[Any]:
+    """The objects to which a statement refers by names that it does not replace: variables, and what modules have. But for
+    those whose death runs something: a function that is called may replace them, and rely on that.
+
+    >>> used("a.b(c); d = c", {"c": 1, "d": 2})
+    [1]
+    """
+    nodes = list(_nodes(compile(statement, "<statement>", "exec", _ast.PyCF_ONLY_AST)))
+    replaced: set[str] = set()
+    for node in nodes:
+        if isinstance(node, (_ast.Name, _ast.Attribute)):
+            replaced |= set() if isinstance(node.ctx, _ast.Load) else {node.id if isinstance(node, _ast.Name) else node.attr}
+        else:
+            # Imports, definitions, exceptions and patterns.
+            new = (getattr(node, field, None) for field in ("name", "asname", "rest"))
+            replaced |= {name.split(".")[0] for name in new if isinstance(name, str)}
+    found: list[Any] = []
+    for node in nodes:
+        name, space = "", names
+        if isinstance(node, _ast.Name):
+            name = node.id
+        elif isinstance(node, _ast.Attribute) and (module := _module(node.value, names)) is not None:
+            name, space = node.attr, module.__dict__
+        if name in space and name not in replaced and not _is_missed(space[name]):
+            found.append(space[name])
+    return found
+
+
+def _is_missed(value: Any) -> bool:
+    """Whether something notices when it dies. Types with `tp_finalize` have a `__del__`, too."""
+    return any("__del__" in vars(base) for base in type.mro(type(value))) or weakref.getweakrefcount(value) > 0
+
+
+def _nodes(node: _ast.AST) -> Iterator[_ast.AST]:
+    yield node
+    for field in node._fields:
+        value = getattr(node, field, None)
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, _ast.AST):
+                yield from _nodes(child)
+
+
+def _module(node: _ast.AST, names: dict[str, Any]) -> Optional[types.ModuleType]:
+    found = None
+    if isinstance(node, _ast.Name):
+        found = names.get(node.id)
+    elif isinstance(node, _ast.Attribute) and (outer := _module(node.value, names)) is not None:
+        found = outer.__dict__.get(node.attr)
+    return found if type(found) is types.ModuleType else None
 
 
 def refuse(function: Any, args: tuple[Any, ...]) -> None:
@@ -113,7 +166,7 @@ def _loaded(instruction: dis.Instruction, function: types.FunctionType, args: tu
         return function.__globals__.get(name, getattr(builtins, name, _UNKNOWN))
     if instruction.opname == "LOAD_DEREF" and name in code.co_freevars:
         return _content((function.__closure__ or ())[code.co_freevars.index(name)])
-    if instruction.opname == "LOAD_FAST" and name in code.co_varnames[: min(len(args), code.co_argcount)]:
+    if instruction.opname in ("LOAD_FAST", "LOAD_FAST_BORROW") and name in code.co_varnames[: min(len(args), code.co_argcount)]:
         return args[code.co_varnames.index(name)]
     return _UNKNOWN
 

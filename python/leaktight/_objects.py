@@ -65,7 +65,27 @@ def _words(item: Any) -> str:
         return f"the code of `{item.co_name}`"
     if kind in (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType):
         return f"the function `{_attribute(item, '__qualname__')}`"
-    return f"a `{name(kind)}` object"
+    return instance(item)
+
+
+def instance(item: Any) -> str:
+    """An object of which no more is known than its type; of ctypes also which function it stands for."""
+    kind = type(item)
+    if _is_function_of_ctypes(kind):
+        # `CDLL.__getattr__` notes it there; a type like `ctypes.CDLL.__init__.<locals>._FuncPtr` tells nobody anything.
+        function = namespace(item).get("__name__")
+        return f"the ctypes function `{function}`" if type(function) is str else "a ctypes function"
+    return f"{article(kind.__qualname__ if _module(kind) == 'builtins' else _module(kind))} `{name(kind)}` object"
+
+
+def article(word: str) -> str:
+    return "an" if word[:1] in tuple("aeiouAEIOU") else "a"
+
+
+def _is_function_of_ctypes(kind: type) -> bool:
+    module = sys.modules.get("_ctypes")
+    base = None if module is None else namespace(module).get("CFuncPtr")
+    return base is not None and base in type.__dict__["__mro__"].__get__(kind)
 
 
 def _short(item: Any) -> str:
@@ -215,7 +235,7 @@ def inside(container: Any, item: Any) -> Optional[str]:
     """Which part of a container or instance an object is."""
     kind = type(container)
     if kind in (list, tuple):
-        return next((f"item {at}" for at, part in enumerate(container) if part is item), None)
+        return next((f"item {at:,}" for at, part in enumerate(container) if part is item), None)
     if kind is dict:
         if any(key is item for key in container):
             return "a key"
@@ -225,9 +245,24 @@ def inside(container: Any, item: Any) -> Optional[str]:
         return "an item" if any(part is item for part in container) else None
     if type(container) is item:
         return "the type"
-    attributes = namespace(container)
+    attributes = {**_members(container), **namespace(container)}
     name = next((name for name, part in attributes.items() if part is item), None)
     return None if name is None else f"attribute `{name}`"
+
+
+def _members(container: Any) -> dict[str, Any]:
+    """What lies in fixed places of the instance: its slots, and what types in C have like them."""
+    if isinstance(container, type):
+        return {}
+    found = {}
+    for kind in type.__dict__["__mro__"].__get__(type(container)):
+        for name, member in namespace(kind).items():
+            if type(member) is types.MemberDescriptorType:
+                try:
+                    found[name] = member.__get__(container)
+                except Exception:
+                    pass  # An empty slot.
+    return found
 
 
 def namespace(container: Any) -> dict[str, Any]:

@@ -168,7 +168,8 @@ def _run_line(number: int, metrics: str, calls: int, average: int) -> str:
 
 
 def _metric(finding: Finding) -> str:
-    if finding.allocator == "mmap":
+    # What the kernel alone counts has no allocator.
+    if finding.allocator in ("", "mmap"):
         # Pages that are touched without being allocated are known by having neither blocks nor a place.
         return "rss" if finding.blocks_per_call == 0 and not finding.stack else "vms"
     size = finding.bytes_per_call / finding.blocks_per_call if finding.blocks_per_call else 0

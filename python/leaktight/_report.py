@@ -32,6 +32,15 @@ class References:
     after: int
     visible: int
     words: int
+    balanced: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the way from a root to a block."""
+
+    name: str = ""
+    what: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,23 @@ class Finding:
     in_cycle: bool = False
     earlier_owner: bool = False
     references: Optional[References] = None
+    also: list[list[Frame]] = field(default_factory=list)
+    one_of: bool = False
+    stack_note: Optional[str] = None
+    path: list[Step] = field(default_factory=list)
+    buffer_export: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Blocks that calls have left behind at one place, and that are part of no finding."""
+
+    blocks: int
+    bytes: int
+    allocator: str
+    stack: list[Frame]
+    type_name: Optional[str] = None
+    path: list[Step] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,6 +131,7 @@ class Report:
     looks: list[Look] = field(default_factory=list)
     objects: int = 0
     not_done: list[str] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
     _json: str = field(repr=False, compare=False, default="")
 
     @classmethod
@@ -122,13 +149,20 @@ class Report:
         findings = [
             {
                 **finding,
+                "path": _path(finding),
                 "stack": [_known(Frame, frame) for frame in finding["stack"]],
+                "also": [[_known(Frame, frame) for frame in stack] for stack in finding.get("also", [])],
                 "references": _known(References, finding["references"]) if finding.get("references") else None,
             }
             for finding in data["findings"]
         ]
+        kept = [
+            {**kept, "path": _path(kept), "stack": [_known(Frame, frame) for frame in kept["stack"]]}
+            for kept in data.get("kept", [])
+        ]
         parts = {
             "findings": [_known(Finding, finding) for finding in findings],
+            "kept": [_known(Kept, one) for one in kept],
             "looks": [_known(Look, look) for look in data.get("looks", [])],
             "control": _known(Control, data["control"]),
             "environment": _known(Environment, data["environment"]),
@@ -142,6 +176,10 @@ class Report:
 
     def __str__(self) -> str:
         return _core.render(self._json)
+
+
+def _path(part: dict[str, Any]) -> list[Step]:
+    return [_known(Step, step) for step in part.get("path", [])]
 
 
 _Part = TypeVar("_Part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import gc
 import pickle
 from collections.abc import Collection
 from typing import Any, Optional, Union
@@ -128,6 +129,8 @@ class UncollectableGarbageError(UnclosedResourceError):
 def described(extra: object) -> str:
     """`repr` in short, also of objects whose own does not work."""
     LONGEST = 200
+    if not _is_filled(extra):
+        return f"<{type(extra).__name__} with entries that were never set>"
     try:
         text = repr(extra)
     except Exception:
@@ -140,9 +143,30 @@ def _many(count: int, name: str) -> str:
     return f"{count} {name}" + ending * (count > 1)
 
 
+def _is_filled(item: object) -> bool:
+    """Whether every list and tuple that is met by going through built-in containers has all of its entries.
+
+    C code may have left some NULL, and neither `repr` nor `pickle` bears that in every CPython.
+    """
+    open_ones, seen = [item], set()
+    while open_ones:
+        one = open_ones.pop()
+        if type(one) not in (list, tuple, dict, set, frozenset) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        parts = gc.get_referents(one)
+        if isinstance(one, (list, tuple)) and len(parts) != len(one):
+            return False
+        open_ones += parts
+    return True
+
+
 def _sendable(extras: Optional[Collection[Any]]) -> Union[Collection[Any], None]:
-    try:
-        pickle.dumps(extras)
-    except Exception:
-        return [described(extra) for extra in extras or ()]
-    return extras
+    if all(_is_filled(extra) for extra in extras or ()):
+        try:
+            pickle.dumps(extras)
+        except Exception:
+            pass
+        else:
+            return extras
+    return [described(extra) for extra in extras or ()]

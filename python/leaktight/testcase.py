@@ -220,7 +220,7 @@ class MemoryLeakTestCase(unittest.TestCase):
 def _name(fun: Callable[..., Any]) -> str:
     while isinstance(fun, functools.partial):
         fun = fun.func
-    return getattr(fun, "__qualname__", None) or type(fun).__qualname__
+    return _check.name(fun)
 
 
 def _unclosed(

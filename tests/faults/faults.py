@@ -78,6 +78,9 @@ ROUTE_FAULTS = [
     Fault("raw_mapping_unmapped", "import native_faults", "native_faults.map_and_unmap_raw()", "clean"),
     Fault("private_arena", "import native_faults", "native_faults.take_from_arena()", "seen"),
     Fault("private_arena_reset", "import native_faults", "native_faults.take_from_arena_and_reset()", "clean"),
+    Fault("untouched_data", "import native_faults", "native_faults.touch_data()", "seen"),
+    Fault("untouched_mapping", "import native_faults", "native_faults.touch_mapping()", "seen"),
+    Fault("untouched_pages_again", "import native_faults", "native_faults.touch_few_pages()", "clean"),
     Fault("shared_segment", "import native_faults", "native_faults.attach_shared()", "seen"),
     Fault("shared_segment_detached", "import native_faults", "native_faults.attach_and_detach_shared()", "clean"),
 ]

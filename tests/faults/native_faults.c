@@ -228,6 +228,49 @@ FUNCTION(take_from_arena_and_reset)
     return done(block != NULL);
 }
 
+/* Memory that is there from the start, in the module's own data or mapped by the first call, and touched page by page. */
+enum { ROOM = 1 << 29 };
+static char data[ROOM];
+
+static char *mapped_once(void)
+{
+    static char *pages;
+    if (pages == NULL)
+        pages = mmap(NULL, ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return pages;
+}
+
+static PyObject *touch_next(char *pages, size_t *next)
+{
+    if (pages == MAP_FAILED || *next >= ROOM)
+        return done(0);
+    pages[*next] = 1;
+    *next += 4096;
+    return done(1);
+}
+
+FUNCTION(touch_data)
+{
+    static size_t next;
+    (void)argument;
+    return touch_next(data, &next);
+}
+
+FUNCTION(touch_mapping)
+{
+    static size_t next;
+    (void)argument;
+    return touch_next(mapped_once(), &next);
+}
+
+FUNCTION(touch_few_pages)
+{
+    static size_t next;
+    (void)argument;
+    next %= 400 * 4096;
+    return touch_next(next % 8192 ? data : mapped_once(), &next);
+}
+
 /* One segment again and again: there may be few in a system. */
 static void *attach(void)
 {
@@ -510,6 +553,9 @@ static PyMethodDef methods[] = {
     {"map_and_unmap_raw", map_and_unmap_raw, METH_NOARGS, NULL},
     {"take_from_arena", take_from_arena, METH_NOARGS, NULL},
     {"take_from_arena_and_reset", take_from_arena_and_reset, METH_NOARGS, NULL},
+    {"touch_data", touch_data, METH_NOARGS, NULL},
+    {"touch_mapping", touch_mapping, METH_NOARGS, NULL},
+    {"touch_few_pages", touch_few_pages, METH_NOARGS, NULL},
     {"attach_shared", attach_shared, METH_NOARGS, NULL},
     {"attach_and_detach_shared", attach_and_detach_shared, METH_NOARGS, NULL},
     {"lose_on_small_stack", lose_on_small_stack, METH_O, NULL},

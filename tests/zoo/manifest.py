@@ -106,6 +106,11 @@ def ascii_str(version: Version, length: int) -> int:
     return (40 if version >= (3, 12) else 48) + length + 1
 
 
+def tuple_of(version: Version, items: int) -> int:
+    """A PyTupleObject; from 3.14 on it keeps its hash."""
+    return GC_HEAD + (32 if version >= (3, 14) else 24) + items * 8
+
+
 def one_digit_int(version: Version) -> int:
     """An int of one digit: since 3.11 the struct with its tail padding."""
     return 32 if version >= (3, 11) else 28
@@ -241,7 +246,7 @@ C_OBJECTS = [
         "dict",
         "the dict, its keys table and one int; the key is interned and shared",
     ),
-    _object_leak("leak_tuple", 1, GC_HEAD + 24 + 2 * 8, "tuple", "its two small ints are shared"),
+    _object_leak("leak_tuple", 1, lambda version: tuple_of(version, 2), "tuple", "its two small ints are shared"),
     _object_leak("leak_str", 1, lambda version: ascii_str(version, 16), "str"),
     _object_leak("leak_bytes", 1, 33 + 100, "bytes"),
     _object_leak("leak_int", 1, 24 + 3 * 4, "int", "three digits of 30 bits"),
@@ -249,7 +254,7 @@ C_OBJECTS = [
     _object_leak(
         "leak_exception",
         3,
-        lambda version: value_error(version) + GC_HEAD + 24 + 8 + ascii_str(version, 12),
+        lambda version: value_error(version) + tuple_of(version, 1) + ascii_str(version, 12),
         "ValueError",
         "the exception, its args tuple and the message",
     ),

@@ -88,6 +88,9 @@ impl Detour {
 /// Each function is code that stays loaded for as long as its detour is used, and each hook takes and returns what its
 /// function does.
 pub unsafe fn prepare(wanted: &[(Function, usize)]) -> Vec<Result<Detour, Refusal>> {
+    if !cfg!(target_arch = "x86_64") {
+        return wanted.iter().map(|_| Err(Refusal::Processor)).collect();
+    }
     let mut page: Option<Page> = None;
     let mut make = |function: Function, hook: usize| {
         if !page.as_ref().is_some_and(|page| page.serves(function.start)) {

@@ -27,6 +27,7 @@ pub(crate) const DT_RELA: i64 = 7;
 pub(crate) const DT_RELASZ: i64 = 8;
 pub(crate) const DT_STRSZ: i64 = 10;
 pub(crate) const DT_JMPREL: i64 = 23;
+pub(crate) const DT_RELACOUNT: i64 = 0x6fff_fff9;
 pub(crate) const DT_GNU_HASH: i64 = 0x6fff_fef5;
 pub(crate) const DT_VERSYM: i64 = 0x6fff_fff0;
 
@@ -39,6 +40,7 @@ pub(crate) struct Tables<'a> {
     pub versions: Table<'a, u16>,
     pub gnu_hash: Table<'a, u32>,
     pub sysv_hash: Table<'a, u32>,
+    /// Without those at its start that no symbol belongs to.
     pub rela: Table<'a, Rela>,
     pub jump: Table<'a, Rela>,
 }
@@ -65,7 +67,9 @@ impl<'a> Tables<'a> {
             versions: segments.table(address(DT_VERSYM), usize::MAX),
             gnu_hash: segments.table(address(DT_GNU_HASH), usize::MAX),
             sysv_hash: segments.table(address(DT_HASH), usize::MAX),
-            rela: segments.table(address(DT_RELA), bytes(DT_RELASZ)),
+            rela: segments
+                .table(address(DT_RELA), bytes(DT_RELASZ))
+                .from(bytes(DT_RELACOUNT)),
             jump: segments.table(address(DT_JMPREL), bytes(DT_PLTRELSZ)),
         })
     }

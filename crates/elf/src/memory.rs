@@ -44,6 +44,14 @@ impl<'a> Segments<'a> {
             .map(move |header| (self.start(header), header.p_memsz as usize))
     }
 
+    /// Start and length in bytes of those parts of writable segments that the file has the first contents of.
+    pub(crate) fn initialised(self) -> impl Iterator<Item = (usize, usize)> + 'a {
+        self.headers
+            .iter()
+            .filter(move |header| header.p_type == PT_LOAD && header.p_flags & PF_W != 0)
+            .map(move |header| (self.start(header), header.p_filesz.min(header.p_memsz) as usize))
+    }
+
     /// The loaded segment around `address` that has all these rights: start and length in bytes.
     pub(crate) fn around(self, rights: u32, address: usize) -> Option<(usize, usize)> {
         self.loaded(rights).find(|segment| room(*segment, address) > 0)
@@ -107,6 +115,17 @@ impl<'a, T: Plain> Table<'a, T> {
     pub(crate) fn get(self, index: usize) -> Option<T> {
         // SAFETY: aligned and inside a readable segment, which `Segments::table` has seen to.
         (index < self.len).then(|| unsafe { *self.start.add(index) })
+    }
+
+    /// The rest of it after so many entries.
+    pub(crate) fn from(self, first: usize) -> Self {
+        let first = first.min(self.len);
+        Table {
+            // SAFETY: in the table, or at its end.
+            start: unsafe { self.start.add(first) },
+            len: self.len - first,
+            _object: PhantomData,
+        }
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = T> + 'a {

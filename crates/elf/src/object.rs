@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use crate::dynamic::Tables;
-use crate::memory::{PF_W, PF_X, Segments};
+use crate::memory::{PF_W, PF_X, Segments, room};
 use crate::relocations::{self, Slot};
 
 const PT_GNU_RELRO: u32 = 0x6474_e552;
@@ -95,6 +95,18 @@ impl<'a> LoadedObject<'a> {
         self.segments.loaded(PF_W)
     }
 
+    /// Whether a whole word of its static data begins at `address`.
+    pub fn has_word(&self, address: usize) -> bool {
+        let here = self.segments.around(PF_W, address);
+        here.is_some_and(|segment| room(segment, address) >= size_of::<usize>())
+    }
+
+    /// Whether a variable that starts with a value may lie at `address`: the file says what is there when the object is
+    /// loaded, which it does not of memory that allocators hand out.
+    pub fn initialises(&self, address: usize) -> bool {
+        covers(self.segments.initialised(), address)
+    }
+
     /// Its program headers, for those who need other segments (`p_type`, start, bytes in memory).
     pub fn headers(&self) -> impl Iterator<Item = (u32, usize, usize)> + '_ {
         self.segments.headers()
@@ -116,14 +128,16 @@ impl<'a> LoadedObject<'a> {
         covers(ranges.map(|(_, start, len)| (start, len)), address)
     }
 
-    /// The words that the loader filled with addresses of named functions.
-    pub fn slots(&self) -> impl Iterator<Item = Slot<'_>> + '_ {
-        relocations::slots(self)
+    /// The words that the loader filled with addresses of named functions, as far as `wanted` wants them: by name, and by
+    /// whether this object only refers to that.
+    pub fn slots<'s>(&'s self, wanted: impl FnMut(&CStr, bool) -> bool + 's) -> impl Iterator<Item = Slot<'s>> + 's {
+        relocations::slots(self, wanted)
     }
 
     /// Whether this object refers to somebody else's `name`.
     pub fn imports(&self, name: &CStr) -> bool {
-        self.slots().any(|slot| slot.undefined && slot.symbol_name() == name)
+        let mut slots = self.slots(|other, undefined| undefined && other == name);
+        slots.next().is_some()
     }
 
     /// The address of `name` if this object *defines* it for others, as the loader finds it for a reference

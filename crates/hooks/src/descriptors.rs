@@ -282,7 +282,8 @@ unsafe fn received_with(message: *const libc::msghdr) {
         while let Some(header) = control.as_ref() {
             if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
                 let data = libc::CMSG_DATA(control).cast::<c_int>();
-                let len = header.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                #[allow(clippy::unnecessary_cast, reason = "musl's has 32 bits")]
+                let len = (header.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
                 (0..len / size_of::<c_int>()).for_each(|at| note_descriptor(data.add(at).read_unaligned()));
             }
             control = libc::CMSG_NXTHDR(message, control);

@@ -16,8 +16,8 @@ use leaktight_liveset::MappedVec;
 use leaktight_memory::{Mapping, mappings};
 
 use crate::native::{self, PLACES};
-use crate::slots::ReplacedFunction;
-use crate::{mapping, operators};
+use crate::slots::{self, ReplacedFunction, with_resources};
+use crate::{mapping, operators, threads};
 
 /// One function, and how it is stood in front of.
 struct Entry {
@@ -32,6 +32,8 @@ struct Entries {
     all: Vec<Entry>,
     /// Where `malloc` of each place is; 0 = there is no such place.
     places: [usize; PLACES],
+    /// Functions of resources are among them.
+    with_resources: bool,
     /// More allocators than places.
     too_many: bool,
     /// Why a detour could not be put in, this time.
@@ -41,6 +43,7 @@ struct Entries {
 static ENTRIES: Mutex<Entries> = Mutex::new(Entries {
     all: Vec::new(),
     places: [0; PLACES],
+    with_resources: false,
     too_many: false,
     refused: None,
 });
@@ -135,7 +138,11 @@ impl Entries {
         self.too_many = false;
         if self.places[0] == 0 {
             self.places[0] = native::MALLOC[0].load(Ordering::Relaxed);
-            new.extend(of_names());
+            new.extend(of_names(always()));
+        }
+        if with_resources() && !self.with_resources {
+            self.with_resources = true;
+            new.extend(of_names(resources()));
         }
         let others = other_places(self.places[0]);
         for place in 1..PLACES {
@@ -199,31 +206,37 @@ fn functions(place: usize) -> Vec<&'static ReplacedFunction> {
         .collect()
 }
 
-/// The functions of place 0, and the operators of its allocator.
-fn of_names() -> Vec<(&'static ReplacedFunction, usize, Function)> {
-    let mut found = Vec::new();
-    let operators = operators::FUNCTIONS.iter();
-    for function in functions(0).into_iter().chain(operators) {
-        let start = function.real.load(Ordering::Relaxed);
-        if start == 0 {
-            continue;
+/// The functions of place 0, the operators of its allocator, and those of threads.
+fn always() -> impl Iterator<Item = &'static ReplacedFunction> {
+    functions(0)
+        .into_iter()
+        .chain(operators::FUNCTIONS)
+        .chain(threads::FUNCTIONS)
+}
+
+/// `vfork` finds its caller's frame where the caller left it, so nothing may lie between; and `fork` calls `_Fork` while
+/// it holds libc's lock of what is to be done around a fork.
+fn resources() -> impl Iterator<Item = &'static ReplacedFunction> {
+    slots::resources().filter(|function| ![c"vfork", c"fork", c"_Fork"].contains(&function.name))
+}
+
+fn of_names(
+    functions: impl Iterator<Item = &'static ReplacedFunction>,
+) -> Vec<(&'static ReplacedFunction, usize, Function)> {
+    let mut found: Vec<_> = functions
+        .map(|function| {
+            let start = function.real.load(Ordering::Relaxed);
+            // One without a length is refused, and told.
+            (function, 0, Function { start, len: 0 })
+        })
+        .filter(|(_, _, at)| at.start != 0)
+        .collect();
+    loaded_objects(|object| {
+        for (function, _, at) in found.iter_mut().filter(|(_, _, at)| object.executes(at.start)) {
+            let here = object.function(function.name).filter(|(start, _)| *start == at.start);
+            at.len = here.map_or(0, |(_, len)| len);
         }
-        let mut len = None;
-        loaded_objects(|object| {
-            if let Some((_, size)) = object.function(function.name).filter(|(at, _)| *at == start) {
-                len = Some(size);
-            }
-        });
-        // One without a length is refused, and told.
-        found.push((
-            function,
-            0,
-            Function {
-                start,
-                len: len.unwrap_or(0),
-            },
-        ));
-    }
+    });
     found
 }
 

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{children, descriptors, entries, mapping, names, native, operators, threads};
 use leaktight_elf::{LoadedObject, Slot, loaded_objects};
@@ -35,6 +36,18 @@ pub struct PatchCount {
 /// Whether the allocator of this process serves operators itself.
 static HAS_OPERATORS: AtomicBool = AtomicBool::new(false);
 
+/// Whether what leaves descriptors, names and processes behind is stood in front of, too.
+static WITH_RESOURCES: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn with_resources() -> bool {
+    WITH_RESOURCES.load(Ordering::Relaxed)
+}
+
+/// Hooks that are in stay: only where there is none it can be turned off.
+pub(crate) fn set_with_resources(with: bool) {
+    WITH_RESOURCES.store(with, Ordering::Relaxed);
+}
+
 /// Every function that is replaced while tracking, if it is found.
 pub fn replaced_functions() -> impl Iterator<Item = &'static ReplacedFunction> {
     always_replaced().chain(operators())
@@ -49,13 +62,17 @@ fn operators() -> &'static [ReplacedFunction] {
 }
 
 fn always_replaced() -> impl Iterator<Item = &'static ReplacedFunction> {
-    native::FUNCTIONS[0]
-        .iter()
-        .chain(&mapping::FUNCTIONS[0])
+    let memory = native::FUNCTIONS[0].iter().chain(&mapping::FUNCTIONS[0]);
+    memory
         .chain(threads::FUNCTIONS)
-        .chain(descriptors::FUNCTIONS)
-        .chain(names::FUNCTIONS)
-        .chain(children::FUNCTIONS)
+        .chain(resources().filter(|_| with_resources()))
+}
+
+/// Those that leave descriptors, names and processes behind.
+pub(crate) fn resources() -> impl Iterator<Item = &'static ReplacedFunction> {
+    [descriptors::FUNCTIONS, names::FUNCTIONS, children::FUNCTIONS]
+        .into_iter()
+        .flatten()
 }
 
 /// Finds the real functions: of each the definition in the first object that has one, in load
@@ -117,27 +134,35 @@ pub(crate) fn patch_all(skip_own: bool) -> PatchCount {
         ..PatchCount::default()
     };
     let known = Known::now();
+    let mut patched = patched();
+    patched.clear();
+    if known.names.is_empty() {
+        return count;
+    }
     loaded_objects(|object| {
-        if own != Some(object.base) {
-            let slots = object.slots().filter(|slot| patch(object, slot, &known)).count();
-            count.slots += slots;
-            count.objects += usize::from(slots > 0);
+        if own == Some(object.base) {
+            return;
         }
+        let before = patched.len();
+        for slot in object.slots(|name, undefined| known.may_be(name, undefined)) {
+            patched.extend(patch(object, &slot, &known).map(|function| (slot.address, function)));
+        }
+        count.objects += usize::from(patched.len() > before);
     });
+    count.slots = patched.len();
     count
 }
 
 /// Gives every slot that still holds a hook its real function back.
 pub(crate) fn restore_all() {
     entries::restore();
-    let known = Known::now();
+    let patched = std::mem::take(&mut *patched());
     loaded_objects(|object| {
-        for slot in object.slots() {
-            let value = read(&slot);
-            if let Some(function) = known.at(value)
-                && function.hook.0 as usize == value
-            {
-                write(object, &slot, start_of(function));
+        // What was unloaded meanwhile is not to be touched.
+        let here = patched.iter().filter(|(address, _)| object.has_word(*address));
+        for (address, function) in here {
+            if read(*address) == function.hook.0 as usize {
+                write(object, *address, start_of(function));
             }
         }
     });
@@ -145,15 +170,19 @@ pub(crate) fn restore_all() {
 
 /// Patches by value: the slot must hold the real function, or be unresolved yet (then it points
 /// back into its own object's PLT). Never by name alone: CPython's `_decimal` for one fills the
-/// words relocated for `malloc` with `PyMem_Malloc`. Returns whether the slot holds our hook now.
-fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> bool {
-    let value = read(slot);
-    let function = match known.at(value) {
-        Some(function) if function.hook.0 as usize == value => return true,
-        known => known,
-    };
-    let function = function.or_else(|| known.by_name(object, slot, value));
-    function.is_some_and(|function| write(object, slot, function.hook.0 as usize))
+/// words relocated for `malloc` with `PyMem_Malloc`. Returns whose hook the slot holds now.
+fn patch(object: &LoadedObject<'_>, slot: &Slot<'_>, known: &Known) -> Option<&'static ReplacedFunction> {
+    let value = read(slot.address);
+    let function = known.at(value).or_else(|| known.by_name(object, slot, value))?;
+    let hook = function.hook.0 as usize;
+    (value == hook || write(object, slot.address, hook)).then_some(function)
+}
+
+/// The slots that hold our hooks.
+static PATCHED: Mutex<Vec<(usize, &'static ReplacedFunction)>> = Mutex::new(Vec::new());
+
+fn patched() -> MutexGuard<'static, Vec<(usize, &'static ReplacedFunction)>> {
+    PATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Hooks and real functions by address, for the many slots that are looked at.
@@ -162,6 +191,11 @@ struct Known {
     functions: Vec<(usize, &'static ReplacedFunction)>,
     /// Those that a slot is needed for, by name.
     names: Vec<&'static ReplacedFunction>,
+    /// The first two letters of these names, which most others do not begin with.
+    beginnings: Vec<[u8; 2]>,
+    /// An object's calls of a function that it defines itself count, too: the allocator's own, and those that another
+    /// allocator has taken over.
+    in_own: bool,
 }
 
 impl Known {
@@ -175,7 +209,21 @@ impl Known {
         };
         let mut functions: Vec<_> = names.iter().flat_map(both).collect();
         functions.sort_by_key(|(address, _)| *address);
-        Known { functions, names }
+        let mut beginnings: Vec<_> = names.iter().filter_map(|function| beginning(function.name)).collect();
+        beginnings.dedup();
+        Known {
+            functions,
+            beginnings,
+            in_own: !operators().is_empty() || names.iter().any(|function| is_allocation(function)),
+            names,
+        }
+    }
+
+    /// Whether a slot of this symbol may hold one of them. Some go by a second name (`__open`), so only the address
+    /// tells.
+    fn may_be(&self, name: &CStr, undefined: bool) -> bool {
+        let is_ours = |start: [u8; 2]| start == *b"__" || self.beginnings.contains(&start);
+        (undefined || self.in_own) && beginning(name).is_some_and(is_ours)
     }
 
     /// Whose address the loader will put into a slot that is not bound yet.
@@ -208,27 +256,36 @@ fn own_object() -> Option<usize> {
     own
 }
 
+fn beginning(name: &CStr) -> Option<[u8; 2]> {
+    name.to_bytes().first_chunk().copied()
+}
+
+fn is_allocation(function: &ReplacedFunction) -> bool {
+    let mut all = native::FUNCTIONS[0].iter().chain(&mapping::FUNCTIONS[0]);
+    all.any(|other| std::ptr::eq(other, function))
+}
+
 /// Where the function itself is; 0 if it was not found.
 fn start_of(function: &ReplacedFunction) -> usize {
     entries::start_of(function).unwrap_or_else(|| function.real.load(Ordering::Relaxed))
 }
 
-fn read(slot: &Slot<'_>) -> usize {
+fn read(slot: usize) -> usize {
     // SAFETY: a relocated word of a loaded object: mapped, aligned, and only ever accessed as a whole word.
-    unsafe { (*(slot.address as *const AtomicUsize)).load(Ordering::Relaxed) }
+    unsafe { (*(slot as *const AtomicUsize)).load(Ordering::Relaxed) }
 }
 
-fn write(object: &LoadedObject<'_>, slot: &Slot<'_>, value: usize) -> bool {
-    let protected = object.read_only_after_relocation(slot.address);
+fn write(object: &LoadedObject<'_>, slot: usize, value: usize) -> bool {
+    let protected = object.read_only_after_relocation(slot);
     // SAFETY: sysconf reads a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
-    let start = (slot.address & !(page - 1)) as *mut libc::c_void;
+    let start = (slot & !(page - 1)) as *mut libc::c_void;
     // SAFETY: the page belongs to the object's RELRO segment; it is made writable for the store only.
     if protected && unsafe { libc::mprotect(start, page, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
         return false;
     }
     // SAFETY: as in `read`, and the page is writable; other threads see the old or the new function, both good.
-    unsafe { (*(slot.address as *const AtomicUsize)).store(value, Ordering::Release) };
+    unsafe { (*(slot as *const AtomicUsize)).store(value, Ordering::Release) };
     if protected {
         // SAFETY: gives the page the protection that the loader had left it with.
         unsafe { libc::mprotect(start, page, libc::PROT_READ) };

@@ -33,6 +33,8 @@ pub struct Options {
     /// This code is a module of CPython: stand in front of its MEM and OBJ allocators too, and leave
     /// the calls of this very module alone.
     pub python: bool,
+    /// Follow descriptors, names and processes, too.
+    pub resources: bool,
     /// Follow the files that are made in folders for temporary files.
     pub files: bool,
 }
@@ -82,14 +84,19 @@ static MAPPED: SpinLock<Mappings> = SpinLock::new(Mappings::new());
 static OVERFLOWED: AtomicBool = AtomicBool::new(false);
 /// A `fn(Frames) -> u32`, or 0.
 static CAPTURE: AtomicUsize = AtomicUsize::new(0);
+/// A `fn(&Block)`, or 0.
+static TOLD: AtomicUsize = AtomicUsize::new(0);
 static WITH_PYTHON: AtomicBool = AtomicBool::new(false);
-static PATCHED: SpinLock<(PatchCount, (u64, u64))> = SpinLock::new((
+/// What was loaded when the hooks were put in: objects that came and went, and whether those of resources are among them.
+type Then = ((u64, u64), bool);
+
+static PATCHED: SpinLock<(PatchCount, Then)> = SpinLock::new((
     PatchCount {
         entries: 0,
         objects: 0,
         slots: 0,
     },
-    (0, 0),
+    ((0, 0), false),
 ));
 /// `fn()`s, or 0: called before and after a module is unloaded.
 static AROUND_UNLOADING: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
@@ -111,6 +118,9 @@ const UNWATCHED: u32 = 2;
 ///
 /// Only one session at a time. With `options.python` the caller holds the GIL.
 pub unsafe fn start(options: Options) -> Result<(), Error> {
+    if options.resources || patched() == PatchCount::default() {
+        slots::set_with_resources(options.resources);
+    }
     slots::find_real_functions().map_err(Error::NotDynamic)?;
     handle_forks();
     FORKED.store(false, Ordering::Relaxed);
@@ -207,12 +217,12 @@ pub unsafe fn stay_installed() {
 /// Patches objects that were loaded since the last look, and says whether any came or went.
 /// Cheap when there are none.
 pub fn patch_new_objects() -> bool {
-    let generation = objects_generation();
-    if PATCHED.lock().1 == generation {
+    let now = (objects_generation(), slots::with_resources());
+    if PATCHED.lock().1 == now {
         return false;
     }
     let count = slots::patch_all(WITH_PYTHON.load(Ordering::Relaxed));
-    *PATCHED.lock() = (count, generation);
+    *PATCHED.lock() = (count, now);
     true
 }
 
@@ -253,6 +263,11 @@ pub fn watched<R>(call: impl FnOnce() -> R) -> R {
     call()
 }
 
+/// An address in the frame of [`watched`], if the calling thread is within it; otherwise 0. May be asked by a signal handler.
+pub fn outermost() -> usize {
+    thread().outermost.get()
+}
+
 /// Runs `call` without noting what it allocates. Blocks that it frees are noted as gone.
 pub fn unwatched<R>(call: impl FnOnce() -> R) -> R {
     let _back = set_guard(|guard| guard + UNWATCHED);
@@ -290,6 +305,21 @@ pub struct Frames {
 /// seen, must not unwind, and must be quick.
 pub fn capture_with(capture: fn(Frames) -> u32) {
     CAPTURE.store(capture as usize, Ordering::Release);
+}
+
+/// Sets a function that is told of each block with a stack, before its owner has it; `None`: nobody is. It is called inside
+/// the hooks, as [`capture_with`]'s, and by any thread.
+pub fn tell_births(told: Option<fn(&Block)>) {
+    TOLD.store(told.map_or(0, |told| told as usize), Ordering::SeqCst);
+}
+
+#[cold]
+fn tell_birth(block: &Block) {
+    let told = TOLD.load(Ordering::Relaxed);
+    if told != 0 {
+        // SAFETY: only `tell_births` stores here, and it stores a `fn(&Block)`.
+        unsafe { std::mem::transmute::<usize, fn(&Block)>(told)(block) };
+    }
 }
 
 /// Turns the capturing of stacks on or off, while tracking. With stacks on, fresh blocks are cleared too.
@@ -503,7 +533,12 @@ impl Watch {
             return;
         }
         match self.block(address, size, family) {
-            Some(block) => LIVE.insert(self.session(), &block),
+            Some(block) => {
+                LIVE.insert(self.session(), &block);
+                if block.stack != 0 {
+                    tell_birth(&block);
+                }
+            }
             None if self.state & STACKS != 0 => self.given_out(address, size, family),
             None => {}
         }

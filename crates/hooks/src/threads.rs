@@ -13,7 +13,8 @@ use crate::slots::{Hook, ReplacedFunction};
 use crate::state::{self, Watch};
 
 type Pointer = *mut c_void;
-type Id = libc::pthread_t;
+/// `pthread_t`: a number in glibc, a pointer in musl.
+type Id = usize;
 unsafe extern "C" {
     /// Not in the libc crate for glibc.
     fn pthread_attr_getdetachstate(attributes: *const libc::pthread_attr_t, state: *mut c_int) -> c_int;
@@ -118,6 +119,11 @@ pub fn threads_under_way() -> usize {
     started_threads().iter().filter(|thread| !thread.ended).count()
 }
 
+/// How many threads calls have ever started: what has changed since it was last asked was started meanwhile.
+pub fn threads_ever_started() -> u64 {
+    LAST_SERIAL.load(Ordering::Relaxed)
+}
+
 /// Whether the calling thread makes calls from now on, or no thread does.
 pub(crate) fn this_thread_checks(checks: bool) {
     // SAFETY: asks for a number.
@@ -206,7 +212,7 @@ unsafe extern "C-unwind" fn run(place: Pointer) -> Pointer {
     let errand = take(place as usize);
     state::belong_to(errand.session, errand.call);
     // SAFETY: both only ask who runs here.
-    let (number, id) = unsafe { (libc::gettid(), libc::pthread_self()) };
+    let (number, id) = unsafe { (libc::gettid(), libc::pthread_self() as Id) };
     let is_this = |thread: &StartedThread| thread.serial == errand.serial;
     change(is_this, |thread| (thread.number, thread.id) = (number, id));
     let Some(start) = errand.start else {

@@ -34,6 +34,7 @@ pub struct Check {
     pub(crate) bytes: u64,
     pub(crate) checks: Checks,
     pub(crate) warm_up: u32,
+    pub(crate) holders: bool,
     threads: Option<Threads>,
 }
 
@@ -100,6 +101,7 @@ impl Check {
             bytes: 1 << 30,
             checks: Checks::ALL,
             warm_up: 0,
+            holders: false,
             threads: None,
         }
     }
@@ -121,6 +123,13 @@ impl Check {
     /// So many calls are made before the first that counts as one. Default: none.
     pub fn warm_up(mut self, calls: u32) -> Check {
         self.warm_up = calls;
+        self
+    }
+
+    /// Tells of all that the calls leave behind where it was allocated and what holds it, whatever the verdict
+    /// ([`Report::kept`]). Default: of what is reported as a leak only.
+    pub fn holders(mut self, tell: bool) -> Check {
+        self.holders = tell;
         self
     }
 
@@ -202,6 +211,7 @@ impl Check {
         let options = Options {
             threads: self.threads.unwrap_or(threads),
             python: subject.is_python(),
+            resources: self.checks.resources(),
             files: self.checks.files,
         };
         let own_only = options.threads == Threads::Own;

@@ -47,6 +47,11 @@ impl Checks {
         garbage: true,
     };
 
+    /// Whether anything is looked at that is left behind beside memory and references.
+    pub(crate) fn resources(self) -> bool {
+        self.fds || self.threads || self.children || self.files
+    }
+
     /// Only what is named.
     ///
     /// # Errors
@@ -77,6 +82,28 @@ impl Checks {
             } = true;
         }
         Ok(checks)
+    }
+}
+
+impl Checks {
+    /// The names of what is looked at, unless that is everything.
+    pub(crate) fn some(self) -> Option<String> {
+        let on = [
+            self.memory,
+            self.references,
+            self.fds,
+            self.threads,
+            self.children,
+            self.files,
+            self.signals,
+            self.garbage,
+        ];
+        let names = Checks::NAMES
+            .into_iter()
+            .zip(on)
+            .filter(|(_, on)| *on)
+            .map(|(name, _)| name);
+        (self != Checks::ALL).then(|| names.collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -9,17 +9,21 @@ use leaktight_report::{
 };
 use leaktight_stacks as stacks;
 use leaktight_verdict as verdict;
-use leaktight_verdict::{Judge, Outcome, Reason, SiteFinding, WITNESS};
+use leaktight_verdict::{Births, Judge, Kept, Outcome, Reason, SiteFinding, WITNESS};
 
 use crate::budget::Spent;
+use crate::checks::Checks;
 use crate::groups::{Group, groups};
+use crate::holder::{ENOUGH, asked, holder};
+use crate::kept::kept;
 use crate::limits::limit;
+use crate::makers::Wanted;
+use crate::path::Paths;
 use crate::reach::Reach;
-use crate::reason::{of_cache, reason};
+use crate::reason::{HowFar, of_cache, reason};
 use crate::references::References;
 use crate::resources::Resources;
 use crate::sites::{Sites, Survey};
-use crate::statics;
 use crate::subject::Subject;
 use crate::witnesses::{Witness, Witnesses};
 
@@ -37,15 +41,14 @@ pub(crate) struct Seen {
     pub remarks: Vec<String>,
     pub blind_spots: Vec<String>,
     pub references: References,
-    /// Reference counts moved, and there were too few calls to find out why.
+    /// Reference counts moved, and there were too few calls, or too little time, to find out why.
     pub unfollowed: bool,
+    pub checks: Checks,
+    /// What is left behind is to be told with what holds it, whatever the verdict.
+    pub wants_holders: bool,
 }
 
-const UNFOLLOWED: &str =
-    "the reference counts of some objects moved with the calls; there were too few calls to find out why";
-
-/// So many blocks of a site tell what all are.
-const ENOUGH: usize = 200;
+const UNFOLLOWED: &str = "the reference counts of some objects moved with the calls; there were too few calls, or too little time, to find out why";
 
 pub(crate) fn report<S: Subject>(
     mut seen: Seen,
@@ -53,14 +56,19 @@ pub(crate) fn report<S: Subject>(
     resources: &Resources,
     witnesses: &Witnesses,
     subject: &mut S,
-) -> Report {
-    if !seen.outcome.findings.is_empty() {
+) -> (Report, Vec<(Finding, Wanted)>) {
+    if !seen.outcome.findings.is_empty() || seen.wants_holders {
         subject.before_naming();
     }
     let is_witnessed = |found: &SiteFinding| found.site >= WITNESS;
     let witnessed = seen.outcome.findings.iter().filter(|found| is_witnessed(found));
     let witnessed: Vec<Finding> = witnessed.map(|found| unexplained(found, witnesses)).collect();
     seen.outcome.findings.retain(|found| !is_witnessed(found));
+    let paths = Paths::new(seen.reach.as_ref());
+    let kept = match seen.wants_holders {
+        true => kept(&seen.outcome.findings, &seen.survey, sites, &paths, subject),
+        false => Vec::new(),
+    };
     let (mut groups, mut caches) = (groups(&seen.outcome.findings, &seen.survey, sites, subject), Vec::new());
     groups.retain(|group| {
         let limit = limit(group, subject);
@@ -70,13 +78,26 @@ pub(crate) fn report<S: Subject>(
     });
     let mut findings: Vec<Finding> = groups
         .iter()
-        .map(|group| finding(group, seen.reach.as_ref(), subject))
+        .map(|group| finding(group, &paths, seen.reach.as_ref(), subject))
+        .collect();
+    let unsure = groups
+        .iter()
+        .zip(&findings)
+        .filter(|(_, finding)| finding.earlier_owner);
+    let mut unsure: Vec<(Finding, Wanted)> = unsure
+        .filter_map(|(group, finding)| Some((finding.clone(), wanted(group, finding, subject)?)))
         .collect();
     findings.sort_by(|a, b| b.bytes_per_call.total_cmp(&a.bytes_per_call));
     findings.extend(witnessed);
     // What runs out comes first.
     findings.splice(0..0, resources.findings(&seen.outcome.findings, sites, subject));
     let mut references = std::mem::take(&mut seen.references);
+    references.tell_how_rare(seen.outcome.period);
+    // Where no references could be seen that is said by itself.
+    let period = match references.period(seen.outcome.period) {
+        0 => seen.outcome.period,
+        period => period,
+    };
     // What is freed while in use comes before all that is not freed.
     references
         .findings
@@ -100,6 +121,7 @@ pub(crate) fn report<S: Subject>(
         .cloned()
         .collect();
     blind_spots.extend(references.blind_spot);
+    blind_spots.extend(references.too_rare);
     blind_spots.extend(subject.blind_spots());
     if convicts {
         seen.outcome.verdict = verdict::Verdict::Leak;
@@ -125,61 +147,81 @@ pub(crate) fn report<S: Subject>(
     } else if let Some(doubt) = doubt {
         (Verdict::Indeterminate, doubt)
     } else {
+        let how_far = HowFar {
+            calls: seen.calls,
+            spent: seen.spent,
+            left: left(&seen.survey, seen.checks, resources, sites),
+            checks: seen.checks,
+        };
         (
             word(seen.outcome.verdict),
-            reason(&seen.outcome, &findings, &caches, seen.calls, seen.spent),
+            reason(&seen.outcome, &findings, &caches, &how_far),
         )
     };
-    Report {
+    // What is released too often is no longer held.
+    if findings.iter().any(|finding| finding.kind == Kind::OverRelease) {
+        unsure.clear();
+    }
+    let report = Report {
         subject: subject.name(),
         verdict,
         reason,
         findings,
         calls: seen.calls,
-        period: if says_nothing {
-            0
-        } else {
-            u64::from(seen.outcome.period)
-        },
+        period: if says_nothing { 0 } else { u64::from(period) },
         objects: references.objects,
         seconds: seen.elapsed.as_secs_f64(),
         looks: seen.looks,
         control: seen.control,
         blind_spots,
         not_done,
+        kept,
         remarks,
         environment: environment(subject),
+    };
+    (report, unsure)
+}
+
+/// How to know an object of the kind that was leaked when its memory is allocated.
+fn wanted<S: Subject>(group: &Group, finding: &Finding, subject: &mut S) -> Option<Wanted> {
+    let is_such = |block: &&Block| group.is_head(block) && subject.type_name(block) == finding.type_name;
+    let blocks: Vec<Block> = group
+        .blocks
+        .iter()
+        .rev()
+        .take(ENOUGH)
+        .filter(is_such)
+        .copied()
+        .collect();
+    let first = blocks.first()?;
+    let (offset, count_bytes) = subject.reference_count(first)?;
+    let stacks: HashSet<u32> = blocks
+        .iter()
+        .map(|block| block.stack)
+        .filter(|stack| *stack != 0)
+        .collect();
+    Some(Wanted {
+        stacks: stacks.into_iter().collect(),
+        size: first.size,
+        offset,
+        count_bytes,
+    })
+}
+
+/// What calls have left behind at the end, in step with them or not.
+fn left(survey: &Survey, checks: Checks, resources: &Resources, sites: &mut Sites) -> Kept {
+    let (mut blocks, mut scarce) = (Births::default(), Births::default());
+    if checks.memory {
+        survey.sites.iter().for_each(|site| blocks.join(&site.births));
     }
+    resources.sites(sites).iter().for_each(|site| scarce.join(&site.births));
+    Kept::of(&blocks, &scarce)
 }
 
 /// A finding of memory that somebody else counts and no block explains.
 fn unexplained(found: &SiteFinding, witnesses: &Witnesses) -> Finding {
     let bytes = found.rate.bytes;
-    let grown = counted(bytes.round(), "byte");
-    let way = "by a way that is not seen here";
-    let (allocator, holder, message) = match witnesses.who(found.site - WITNESS) {
-        Witness::Resident(place) => {
-            let message = format!(
-                "a call makes {grown} more resident in memory that was mapped before; no allocation explains it, so it is \
-                 written by hand or by an allocator of a library's own"
-            );
-            ("mmap".to_owned(), place, message)
-        }
-        Witness::Mapped => {
-            let message =
-                format!("a call takes {grown} from the kernel {way}, such as a system call of a library's own");
-            ("mmap".to_owned(), None, message)
-        }
-        Witness::Malloc => {
-            let message = format!("a call takes {grown} from malloc {way}, such as a copy of malloc's address");
-            ("malloc".to_owned(), None, message)
-        }
-        Witness::Private(name, file) => {
-            let file = file.rsplit('/').next().unwrap_or_default();
-            let message = format!("a call leaves {grown} in {file}'s own {name}, which counts them itself");
-            (name.clone(), Some(format!("the {name} in {file}")), message)
-        }
-    };
+    let (allocator, holder, message) = witnessed(witnesses.who(found.site - WITNESS), bytes);
     Finding {
         kind: Kind::Memory,
         certainty: Certainty::Growing,
@@ -197,12 +239,53 @@ fn unexplained(found: &SiteFinding, witnesses: &Witnesses) -> Finding {
         in_cycle: false,
         earlier_owner: false,
         references: None,
+        also: Vec::new(),
+        one_of: false,
+        stack_note: None,
+        buffer_export: false,
+        path: Vec::new(),
         stack: Vec::new(),
         message,
     }
 }
 
-fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Finding {
+/// Who handed the bytes out, what holds them, and the finding in one sentence.
+fn witnessed(witness: Witness, bytes_per_call: f64) -> (String, Option<String>, String) {
+    let bytes = counted(bytes_per_call.round(), "byte");
+    match witness {
+        Witness::Resident(place) => {
+            let message = format!(
+                "on average a call puts {bytes} to use that were reserved before: the kernel counts them, but nothing was \
+                 allocated, so a library hands them out by an allocator of its own"
+            );
+            (String::new(), place, message)
+        }
+        Witness::Mapped => {
+            let message = format!(
+                "on average a call takes {bytes} from the kernel: the kernel counts them, but no function that is watched \
+                 was called, so a library makes system calls of its own"
+            );
+            (String::new(), None, message)
+        }
+        Witness::Malloc => {
+            let message = format!(
+                "on average a call leaves {bytes} in malloc: malloc counts them itself, but the calls were not seen, so a \
+                 library calls it by a pointer that was copied before the check"
+            );
+            ("malloc".to_owned(), None, message)
+        }
+        Witness::Private(name, file) => {
+            let file = file.rsplit('/').next().unwrap_or_default();
+            let message = format!(
+                "on average a call leaves {bytes} in the {name} of {file}: it counts them itself, but which function asked \
+                 for them is not seen"
+            );
+            (name, None, message)
+        }
+    }
+}
+
+fn finding<S: Subject>(group: &Group, paths: &Paths<'_>, reach: Option<&Reach>, subject: &mut S) -> Finding {
     let blocks = &group.blocks;
     let lost = group.is_lost();
     let rate = group.rate(blocks.iter());
@@ -214,7 +297,10 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         severity: Severity::Error,
         blocks_per_call: rate.blocks,
         bytes_per_call: rate.bytes,
-        block_size: size.filter(|size| blocks.iter().all(|block| block.size as u64 == *size)),
+        block_size: size.filter(|size| match group.grows() {
+            true => blocks.len() == 1,
+            false => blocks.iter().all(|block| block.size as u64 == *size),
+        }),
         every: rate.every.map(u64::from),
         allocator: group.main_family().map_or("", Family::name).to_owned(),
         via: group.origin.via.clone(),
@@ -230,6 +316,15 @@ fn finding<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) ->
         in_cycle: kind.in_cycle,
         earlier_owner: kind.earlier_owner,
         references: None,
+        also: Vec::new(),
+        one_of: false,
+        stack_note: None,
+        buffer_export: false,
+        path: if lost {
+            Vec::new()
+        } else {
+            paths.to_any(asked(group, subject).into_iter(), subject)
+        },
         stack: group.origin.frames.clone(),
         message: String::new(),
     };
@@ -271,52 +366,6 @@ fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
     kind
 }
 
-/// What holds the blocks: of objects whoever the runtime says refers to them, of other blocks the static
-/// data of a module or else the object that points there. The youngest are asked first; a stale
-/// word may lead nowhere, so several are. What is owned by another of them is not held by anybody else.
-fn holder<S: Subject>(group: &Group, reach: Option<&Reach>, subject: &mut S) -> Option<String> {
-    const TRIES: usize = 8;
-    let heads: Vec<&Block> = group
-        .blocks
-        .iter()
-        .rev()
-        .filter(|block| group.is_head(block))
-        .take(ENOUGH)
-        .collect();
-    let (objects, others): (Vec<&Block>, Vec<&Block>) =
-        heads.into_iter().partition(|block| subject.type_name(block).is_some());
-    let root = |block: &Block| reach?.root_of(block.address);
-    let of_object = |block: &Block, subject: &mut S| subject.holder(block, root(block).unwrap_or(0));
-    let of_other = |block: &Block, subject: &mut S| {
-        let root = root(block).unwrap_or(0);
-        let found = statics::holder(root, subject).or_else(|| subject.holder(block, root));
-        // A stale word may have been found first.
-        found.or_else(|| statics::holder(statics::find(block.address, subject)?, subject))
-    };
-    let found = objects
-        .into_iter()
-        .take(TRIES)
-        .find_map(|block| of_object(block, subject));
-    let found = found.or_else(|| group.arrays.iter().find_map(|block| of_other(block, subject)));
-    let found = found.or_else(|| {
-        others
-            .into_iter()
-            .take(TRIES)
-            .find_map(|block| of_other(block, subject))
-    });
-    match (found, group.arrays.is_empty()) {
-        (found, true) => found,
-        (Some(found), false) => Some(format!(
-            "{found}, which grows by {} per call",
-            counted(group.growth, "byte")
-        )),
-        (None, false) => Some(format!(
-            "a block that grows by {} per call",
-            counted(group.growth, "byte")
-        )),
-    }
-}
-
 fn word(verdict: verdict::Verdict) -> Verdict {
     match verdict {
         verdict::Verdict::Clean => Verdict::Clean,
@@ -354,4 +403,42 @@ fn private_allocators() -> impl Iterator<Item = String> {
         let file = path.rsplit('/').next().unwrap_or_default();
         format!("what {file} takes from its own {name}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_others_count_is_told_in_sentences_that_say_who_does() {
+        let told = |witness| witnessed(witness, 4096.4);
+        let (allocator, holder, message) =
+            told(Witness::Resident(Some("a region of 64 MiB of anonymous memory".into())));
+        assert_eq!((allocator.as_str(), holder.is_some()), ("", true));
+        assert_eq!(
+            message,
+            "on average a call puts 4,096 bytes to use that were reserved before: the kernel counts them, but nothing was \
+             allocated, so a library hands them out by an allocator of its own"
+        );
+        assert_eq!(
+            told(Witness::Mapped).2,
+            "on average a call takes 4,096 bytes from the kernel: the kernel counts them, but no function that is watched \
+             was called, so a library makes system calls of its own"
+        );
+        assert_eq!(
+            told(Witness::Malloc).2,
+            "on average a call leaves 4,096 bytes in malloc: malloc counts them itself, but the calls were not seen, so a \
+             library calls it by a pointer that was copied before the check"
+        );
+        assert_eq!(
+            told(Witness::Private("jemalloc".into(), "/usr/lib/libarrow.so".into())),
+            (
+                "jemalloc".into(),
+                None,
+                "on average a call leaves 4,096 bytes in the jemalloc of libarrow.so: it counts them itself, but which \
+                 function asked for them is not seen"
+                    .into()
+            )
+        );
+    }
 }

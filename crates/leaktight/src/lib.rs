@@ -17,7 +17,7 @@
 //! The way of the data: the subject is called, `hooks` notes allocations in the live set, `run`
 //! hands survivors by site and birth to the verdict's judge, `reach` finds out what is lost, `resources`
 //! looks after descriptors, threads and the like, `references` after objects that cannot die, and `findings` turns what the judge found
-//! into a report, with its `reason`.
+//! into a report, with its `reason`. To miscounted references `places` adds who took them.
 
 mod budget;
 mod check;
@@ -25,9 +25,16 @@ mod checks;
 mod control;
 mod findings;
 mod groups;
+mod holder;
+mod kept;
 mod limits;
+mod makers;
+mod names;
+mod namespaces;
 mod origin;
 mod owners;
+mod path;
+mod places;
 mod reach;
 mod reason;
 mod references;
@@ -50,10 +57,11 @@ pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_memory::own_thread;
 pub use leaktight_references::Frozen;
 pub use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Look, Report, Severity, Style, Verdict, figure, integer,
-    sentence,
+    Certainty, Control, Environment, Finding, Frame, Kept, Kind, Look, Report, Severity, Step, Style, Verdict, counted,
+    figure, integer, sentence,
 };
 pub use leaktight_stacks::{FrameMismatch, Interpreter, PythonFrame};
+pub use places::watchpoints;
 pub use references::let_go_of_objects;
 pub use session::{keep_hooks, what_is_patched};
-pub use subject::{Capacity, Description, Planted, Subject};
+pub use subject::{Capacity, Description, Planted, Subject, Way};

@@ -1,8 +1,11 @@
 //! From captured stacks to the frames that a person is shown.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use leaktight_elf::objects_generation;
 use leaktight_hooks as hooks;
 use leaktight_report::Frame;
 use leaktight_stacks::{CapturedStack, Location, Symbols};
@@ -48,9 +51,30 @@ pub(crate) struct Origins {
     own_object: Option<String>,
 }
 
+thread_local! {
+    /// What was read of object files, as long as the same ones are loaded.
+    static KEPT: Cell<Option<((u64, u64), Symbols)>> = const { Cell::new(None) };
+}
+static KEEPS: AtomicBool = AtomicBool::new(false);
+
+/// Whether what is read of object files is kept for the next check on the same thread.
+pub(crate) fn keep_symbols(keep: bool) {
+    KEEPS.store(keep, Ordering::Relaxed);
+    KEPT.set(None);
+}
+
+impl Drop for Origins {
+    fn drop(&mut self) {
+        if KEEPS.load(Ordering::Relaxed) {
+            KEPT.set(Some((objects_generation(), std::mem::take(&mut self.symbols))));
+        }
+    }
+}
+
 impl Origins {
     pub(crate) fn new() -> Origins {
-        let mut symbols = Symbols::new();
+        let kept = KEPT.take().filter(|(loaded, _)| *loaded == objects_generation());
+        let mut symbols = kept.map_or_else(Symbols::new, |(_, symbols)| symbols);
         let own = symbols.resolve(&[Origins::new as *const () as u64], |_| true).ok();
         Origins {
             own_object: own.and_then(|found| found.first()?.first()?.module.clone()),
@@ -68,7 +92,7 @@ impl Origins {
         let resolved = self.symbols.resolve(&stack.native, exported_only).unwrap_or_default();
         let mut origin = Origin::default();
         for location in resolved.iter().flat_map(|locations| locations.iter()) {
-            match self.role(location, subject) {
+            match self.role(location, origin.frames.is_empty(), subject) {
                 Role::Shown => {
                     let frame = self.frame(location);
                     // Cython's wrapper of a function has the function's name.
@@ -125,7 +149,35 @@ impl Origins {
         origin
     }
 
-    fn role<S: Subject>(&self, location: &Location, subject: &S) -> Role {
+    /// File and line of the innermost function at an address that is shown.
+    pub(crate) fn line<S: Subject>(&mut self, address: u64, subject: &S) -> Option<(String, u32)> {
+        let resolved = self
+            .symbols
+            .resolve(&[address], |module| subject.is_runtime(module))
+            .ok()?;
+        let is_shown = |location: &&Location| matches!(self.role(location, true, subject), Role::Shown);
+        let location = resolved.first()?.iter().find(is_shown)?;
+        Some((location.file.clone()?, location.line?))
+    }
+
+    /// The function that begins at an address, unless it is the runtime's.
+    pub(crate) fn function<S: Subject>(&mut self, address: u64, subject: &S) -> Option<Frame> {
+        let resolved = self
+            .symbols
+            .resolve(&[address], |module| subject.is_runtime(module))
+            .ok()?;
+        let location = resolved.first()?.last()?;
+        let is_shown = matches!(self.role(location, true, subject), Role::Shown);
+        is_shown.then(|| self.frame(location))
+    }
+
+    /// The name that the runtime exports for the function at an address.
+    pub(crate) fn exported(&mut self, address: u64) -> Option<String> {
+        let resolved = self.symbols.resolve(&[address], |_| true).ok()?;
+        resolved.first()?.first()?.function.clone()
+    }
+
+    fn role<S: Subject>(&self, location: &Location, is_innermost: bool, subject: &S) -> Role {
         let function = location.function.as_deref().unwrap_or("");
         let module = location.module.as_deref().unwrap_or("");
         if function.starts_with("leaktight_hooks::") {
@@ -136,8 +188,11 @@ impl Origins {
             return Role::Tracker;
         }
         let file = location.file.as_deref().unwrap_or("");
-        let library =
-            is_library(module) || subject.is_runtime(module) || is_standard_source(file) || is_glue(function, file);
+        let library = is_library(module)
+            || subject.is_runtime(module)
+            || is_standard_source(file)
+            || is_glue(function, file)
+            || is_caller(module) && !is_innermost;
         if library || is_standard_name(function, file) {
             Role::Library
         } else {
@@ -207,7 +262,7 @@ fn is_tracker(function: &str, file: Option<&str>) -> bool {
 }
 
 /// Object files of the C and C++ runtimes: what they allocate, somebody asked them to.
-fn is_library(module: &str) -> bool {
+pub(crate) fn is_library(module: &str) -> bool {
     let name = module.rsplit('/').next().unwrap_or(module);
     [
         "libc.so",
@@ -221,6 +276,7 @@ fn is_library(module: &str) -> bool {
         "libstdc++",
         "libc++",
         "libgcc_s",
+        "libffi.so",
         "linux-vdso",
     ]
     .iter()
@@ -239,7 +295,8 @@ fn is_standard_source(file: &str) -> bool {
 /// What binding generators put between C and Python: PyO3, pybind11, nanobind, Cython's helpers.
 fn is_glue(function: &str, file: &str) -> bool {
     let name = function.trim_start_matches(['<', '&']);
-    file.contains("/pyo3-")
+    is_python_header(file)
+        || file.contains("/pyo3-")
         || file.contains("/pybind11/")
         || file.contains("/nanobind/")
         || [
@@ -252,6 +309,17 @@ fn is_glue(function: &str, file: &str) -> bool {
         ]
         .iter()
         .any(|glue| name.starts_with(glue))
+}
+
+/// What `Py_INCREF` and the like are inlined from.
+fn is_python_header(file: &str) -> bool {
+    file.contains("/include/python3.")
+}
+
+/// ctypes and cffi, which stand between Python and what they call. What they allocate themselves is theirs.
+fn is_caller(module: &str) -> bool {
+    let name = module.rsplit('/').next().unwrap_or(module);
+    name.starts_with("_ctypes.") || name.starts_with("_cffi_backend.")
 }
 
 /// The same without debug information: by namespace. What a trait does for a primitive type
@@ -295,17 +363,22 @@ fn is_module_machinery(function: Option<&str>) -> bool {
     matches!(function, Some("PyModule_ExecDef" | "PyModule_FromDefAndSpec2"))
 }
 
-/// The evaluation loop and call machinery of the interpreter name no function that somebody called.
+/// The evaluation loop and call machinery of the interpreter, and of libffi, name no function that somebody called.
 fn is_telling(function: &str) -> bool {
     let machinery = [
+        "_Py_NewReference",
         "_PyEval",
         "PyEval",
+        "PyObject_Call",
+        "PyObject_Vectorcall",
         "_PyObject_Vectorcall",
         "_PyObject_MakeTpCall",
         "cfunction_",
         "_PyFunction_Vectorcall",
+        "ffi_",
+        "start_thread",
     ];
-    !machinery.iter().any(|name| function.starts_with(name)) && !function.starts_with("start_thread")
+    !machinery.iter().any(|name| function.starts_with(name))
 }
 
 /// `strdup@@GLIBC_2.2.5`, `__strdup`.

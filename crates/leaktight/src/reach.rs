@@ -11,15 +11,18 @@
 use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
-use leaktight_memory::Memory;
+use leaktight_memory::{Memory, mapping_around};
 
 use crate::scan::{Stretches, WORD, each_piece};
+use crate::statics;
 use crate::subject::Subject;
 
 /// Who points to each live block.
 pub(crate) struct Reach {
     /// By rising address.
     nodes: MappedVec<Node>,
+    /// What lies below this on the stack of the thread that checks is ours.
+    pub own_stack: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -30,6 +33,8 @@ struct Node {
     /// Where a word points to this block from outside of all tracked blocks or from a reached one;
     /// 0 = nowhere.
     held_at: usize,
+    /// The way to it begins at such a word.
+    is_told: bool,
     /// A block that points to this one, be it lost or not, as its index plus 1; 0 = none does.
     owner: u32,
     /// Where the block has links of a list of all objects, 0 = nowhere, and the two words that link to it.
@@ -47,12 +52,13 @@ struct Node {
 const LONGEST_CHAIN: usize = 10_000;
 
 impl Reach {
-    /// Marks all live blocks. Other threads should be at rest; what they move meanwhile may be missed.
+    /// Marks all live blocks. Other threads should be at rest; what they move meanwhile may be missed. Below `own_stack`
+    /// no frame of this thread is the program's.
     ///
     /// # Errors
     ///
     /// When memory cannot be read, or there is none for the tables.
-    pub(crate) fn find<S: Subject>(subject: &mut S) -> std::io::Result<Reach> {
+    pub(crate) fn find<S: Subject>(subject: &mut S, own_stack: usize) -> std::io::Result<Reach> {
         subject.before_naming();
         let memory = Memory::open()?;
         let mut blocks = hooks::live_blocks();
@@ -66,6 +72,7 @@ impl Reach {
                 end: block.address + block.size.max(1),
                 birth: block.birth,
                 held_at: 0,
+                is_told: false,
                 owner: 0,
                 links,
                 linked_from: linked_from(&memory, links),
@@ -92,11 +99,17 @@ impl Reach {
             freed: hooks::freed_memory(),
             reached: MappedVec::new(),
             edges: MappedVec::new(),
+            told: statics::of_program(subject),
         };
+        marker
+            .told
+            .extend(mapping_around(own_stack).map(|(_, end)| (own_stack, end)));
+        marker.told.sort_unstable();
         let stretches = Stretches::around(marker.nodes.iter().map(|node| (node.address, node.end)));
         each_piece(|bytes, at| marker.scan(&stretches, bytes, at))?;
         marker.follow().map_err(std::io::Error::other)?;
-        Ok(Reach { nodes: marker.nodes })
+        let nodes = marker.nodes;
+        Ok(Reach { nodes, own_stack })
     }
 
     /// Whether nothing points to the block, directly or through other blocks.
@@ -108,14 +121,19 @@ impl Reach {
     /// The address of a word outside of all tracked blocks that holds the block, directly or through
     /// a chain of blocks.
     pub(crate) fn root_of(&self, address: usize) -> Option<usize> {
-        let mut at = self.node(address)?.held_at;
-        for _ in 0..LONGEST_CHAIN {
-            match find(&self.nodes, at) {
-                Some(holder) if !self.nodes[holder].is_mapping => at = self.nodes[holder].held_at,
-                _ => break,
-            }
+        Some(self.chain(address)?.0)
+    }
+
+    /// That word, and the blocks through which it holds the block at `address`: from its own holder outwards.
+    pub(crate) fn chain(&self, address: usize) -> Option<(usize, Vec<usize>)> {
+        let (mut at, mut holders) = (self.node(address)?.held_at, Vec::new());
+        while let Some(holder) = holding(&self.nodes, at)
+            && holders.len() < LONGEST_CHAIN
+        {
+            holders.push(self.nodes[holder].address);
+            at = self.nodes[holder].held_at;
         }
-        (at != 0).then_some(at)
+        (at != 0).then_some((at, holders))
     }
 
     fn node(&self, address: usize) -> Option<&Node> {
@@ -151,6 +169,8 @@ struct Marker {
     reached: MappedVec<u32>,
     /// Which block points to which, and the address of the word that does.
     edges: MappedVec<(u32, u32, usize)>,
+    /// Start and end of static data and of the callers' frames, whose words a person can be told of; by rising address.
+    told: Vec<(usize, usize)>,
 }
 
 impl Marker {
@@ -176,8 +196,20 @@ impl Marker {
         match holding(&self.nodes, from) {
             Some(owner) => self.edges.push((owner as u32, at as u32, from)),
             None if self.is_free(from) => Ok(()),
-            None => self.hold(at, from),
+            None => {
+                self.hold(at, from)?;
+                // Of several words, one that a person can be told.
+                if self.has_name(from) && !self.has_name(self.nodes[at].held_at) {
+                    self.nodes[at].held_at = from;
+                }
+                Ok(())
+            }
         }
+    }
+
+    fn has_name(&self, address: usize) -> bool {
+        let next = self.told.partition_point(|(start, _)| *start <= address);
+        next.checked_sub(1).is_some_and(|at| address < self.told[at].1)
     }
 
     /// Whether the word at `from` is a link of glibc's to the free chunk behind the block. The first word of a chunk's
@@ -227,17 +259,41 @@ impl Marker {
                 node.owner = owner + 1;
             }
         }
+        // First from words that a person can be told of: the way to a block is to begin there, if there is such a way.
+        let roots = std::mem::take(&mut self.reached);
+        for at in roots.iter() {
+            if self.has_name(self.nodes[*at as usize].held_at) {
+                self.nodes[*at as usize].is_told = true;
+                self.reached.push(*at)?;
+            }
+        }
+        self.follow_reached(true)?;
+        self.reached = roots;
+        self.follow_reached(false)
+    }
+
+    fn follow_reached(&mut self, is_told: bool) -> Result<(), OutOfMemory> {
         let mut done = 0;
         while done < self.reached.len() {
             let owner = self.reached[done];
+            done += 1;
+            // What begins at a root with a name was followed before.
+            if self.nodes[owner as usize].is_told != is_told {
+                continue;
+            }
             let mut next = self.edges.partition_point(|(of, ..)| *of < owner);
             while let Some((of, to, from)) = self.edges.get(next).copied()
                 && of == owner
             {
-                self.hold(to as usize, from)?;
+                let node = &mut self.nodes[to as usize];
+                if is_told && !node.is_told {
+                    (node.is_told, node.held_at) = (true, from);
+                    self.reached.push(to)?;
+                } else {
+                    self.hold(to as usize, from)?;
+                }
                 next += 1;
             }
-            done += 1;
         }
         Ok(())
     }

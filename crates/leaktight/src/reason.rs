@@ -4,17 +4,27 @@ use leaktight_report::{Finding, Kind, counted, integer};
 use leaktight_verdict::{Kept, Outcome, Reason};
 
 use crate::budget::Spent;
+use crate::checks::Checks;
 use crate::subject::Capacity;
 
-/// The reason for the outcome of so many calls, which ended because something was spent or because no further call
-/// was allowed or needed.
-pub(crate) fn reason(
-    outcome: &Outcome,
-    findings: &[Finding],
-    caches: &[Capacity],
-    calls: u64,
-    spent: Option<Spent>,
-) -> String {
+/// What was done for an outcome.
+pub(crate) struct HowFar {
+    pub calls: u64,
+    /// Why the calls ended, unless no further one was allowed or needed.
+    pub spent: Option<Spent>,
+    /// What they have left behind.
+    pub left: Kept,
+    pub checks: Checks,
+}
+
+/// The reason for the outcome.
+pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], caches: &[Capacity], how_far: &HowFar) -> String {
+    let HowFar {
+        calls,
+        spent,
+        ref left,
+        checks,
+    } = *how_far;
     let stopped = match spent {
         Some(Spent::Time) => "stopped by the time budget",
         Some(Spent::Memory) => "stopped by the memory budget",
@@ -36,19 +46,19 @@ pub(crate) fn reason(
         };
     }
     match (&outcome.reason, findings) {
-        (Reason::NothingGrows, _) => "no call left anything behind".to_owned(),
+        (Reason::NothingGrows, _) => nothing_grows(left, checks),
         (Reason::Findings, [one]) => one.message.clone(),
         (Reason::Findings, many) if are_all_memory(many) => format!("{} leak, {}", places(many), together(many)),
         (Reason::Findings, many) => format!("{} leaks; the first: {}", many.len(), many[0].message),
         (Reason::Stopped(kept), _) => {
             format!(
-                "it kept {}, and has stopped growing: a cache, not a leak",
+                "it kept {} and has stopped growing: a cache, not a leak",
                 in_words(kept)
             )
         }
         (Reason::Slows(kept), _) => {
             format!(
-                "it kept {}, and grows ever more slowly: a cache, not a leak",
+                "it kept {} and grows ever more slowly: a cache, not a leak",
                 in_words(kept)
             )
         }
@@ -64,16 +74,40 @@ pub(crate) fn reason(
                 [one] => one.message.clone(),
                 many => format!("{} grow, {}", places(many), together(many)),
             };
-            let entries = integer(entries(findings, calls));
-            format!("{stopped} after {made}: {growth}; a cache of more than {entries} entries looks the same")
+            let cache = match entries(findings, calls) {
+                Some(entries) => format!("a cache of more than {} entries", integer(entries)),
+                None => "a cache that is not full yet".to_owned(),
+            };
+            format!("{stopped} after {made}: {growth}; {cache} looks the same")
         }
-        (Reason::StoppedEarly { needed }, _) => format!(
-            "{stopped} after {} of {} calls; nothing stayed behind up to a period of {}",
-            integer(calls),
-            integer(u64::from(*needed)),
-            integer(u64::from(outcome.period)),
-        ),
+        (Reason::StoppedEarly { needed }, _) => {
+            let (calls, needed) = (integer(calls), integer(u64::from(*needed)));
+            let how_far = match outcome.period {
+                0 => String::new(),
+                period => format!(", up to a period of {}", integer(u64::from(period))),
+            };
+            format!("{stopped} after {calls} of {needed} calls; nothing stayed behind in step with them{how_far}")
+        }
         (Reason::TooFewCalls, _) => format!("{stopped} after {made}; so few calls say nothing"),
+    }
+}
+
+/// Buffers and the like may be there still, as long as they do not become more.
+fn nothing_grows(left: &Kept, checks: Checks) -> String {
+    let nothing = match (left.blocks, left.scarce) {
+        (0, 0) => "no call after the warm-up left anything behind".to_owned(),
+        (1, 0) | (0, 1) => format!(
+            "nothing stayed behind in step with the calls; {} is left",
+            in_words(left)
+        ),
+        _ => format!(
+            "nothing stayed behind in step with the calls; {} are left",
+            in_words(left)
+        ),
+    };
+    match checks.some() {
+        Some(names) => format!("{nothing} (looked at: {names})"),
+        None => nothing,
     }
 }
 
@@ -99,16 +133,11 @@ fn together(findings: &[Finding]) -> String {
     format!("{} per call together", counted(bytes, "byte"))
 }
 
-/// How many entries a cache has at most that so many calls have filled: one for each call that left something.
-fn entries(findings: &[Finding], calls: u64) -> u64 {
-    let per_call = |finding: &Finding| match (finding.every, finding.blocks_per_call) {
-        (Some(every), _) => 1.0 / every as f64,
-        // One block that grows does not tell.
-        (None, blocks) if blocks > 0.0 => blocks.min(1.0),
-        (None, _) => 1.0,
-    };
-    let most = findings.iter().map(per_call).fold(0.0, f64::max);
-    (calls as f64 * most) as u64
+/// How many entries a cache has at most that so many calls have filled: one for each call that left something. `None`
+/// where blocks do not come one by one: an entry may be several, and one block that grows does not tell.
+fn entries(findings: &[Finding], calls: u64) -> Option<u64> {
+    let every: Option<Vec<u64>> = findings.iter().map(|finding| finding.every).collect();
+    every?.into_iter().min().map(|every| calls / every)
 }
 
 fn in_words(kept: &Kept) -> String {
@@ -117,8 +146,17 @@ fn in_words(kept: &Kept) -> String {
         format!("{blocks} ({bytes})")
     };
     let memory = (kept.blocks > 0).then(memory);
-    let others = (kept.scarce > 0).then(|| format!("{} descriptors, threads or the like", integer(kept.scarce)));
+    let others = match kept.scarce {
+        0 => None,
+        1 => Some("1 descriptor, thread or the like".to_owned()),
+        many => Some(format!("{} descriptors, threads or the like", integer(many))),
+    };
     let all: Vec<String> = memory.into_iter().chain(others).collect();
     let last = integer(u64::from(kept.last_call));
-    format!("{}, the last of them from call {last}", all.join(" and "))
+    let of_them = if kept.blocks + kept.scarce == 1 {
+        ""
+    } else {
+        "the last of them "
+    };
+    format!("{}, {of_them}from call {last},", all.join(" and "))
 }

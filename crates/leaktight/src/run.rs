@@ -1,21 +1,24 @@
 //! One check: call, settle, look, until the judge is sure.
 
-use std::ops::RangeInclusive;
-use std::time::{Duration, Instant};
+mod following;
+mod others;
+
+use std::time::Duration;
 
 use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_memory::has_other_threads;
 use leaktight_report::{Control, Look, Report};
-use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site};
+use leaktight_verdict::{Amount, Certainty, Judge, Next, Outcome, Site, Verdict};
 
 use crate::budget::{Budget, Spent};
 use crate::check::{Check, Error};
 use crate::checks::Checks;
 use crate::control;
 use crate::findings::{self, Seen};
+use crate::makers;
 use crate::reach::Reach;
-use crate::references::{CloseLook, References};
+use crate::references::References;
 use crate::resources::Resources;
 use crate::room::with_room;
 use crate::session::Session;
@@ -38,15 +41,24 @@ struct Run<'a, S> {
     checks: Checks,
     resources: Resources,
     references: References,
-    /// Counts moved, and there were too few calls to find out why.
+    /// Counts moved, and there were too few calls, or too little time, to find out why.
     unfollowed: bool,
     control: Control,
     witnesses: Witnesses,
     calls: u32,
     max_calls: u32,
+    /// The first look that may acquit, and the period that it is to speak of.
+    clean_at: u32,
+    period: u32,
+    /// The last look of the screening.
+    screens_until: u32,
     /// Blocks that were alive when the subject was last at rest.
     settled: u64,
     looks: Vec<Look>,
+    /// Our frames on the stack lie below.
+    own_stack: usize,
+    /// Sites of other threads that have kept step with the calls at the last look that could tell.
+    in_step: Vec<usize>,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
 }
@@ -57,6 +69,7 @@ pub(crate) fn run<S: Subject>(
     session: Session,
     subject: &mut S,
 ) -> Result<Report, Error<S::Error>> {
+    let here = 0u8;
     let budget = Budget::start(check.time, check.bytes);
     let unwitnessed = unwitnessed(own_only, subject);
     let mut rules = check.rules;
@@ -75,8 +88,13 @@ pub(crate) fn run<S: Subject>(
         witnesses: Witnesses::new(unwitnessed.is_none()),
         calls: 0,
         max_calls: rules.max_calls,
+        clean_at: rules.clean_at(),
+        period: rules.period,
+        screens_until: rules.screen.map_or(0, |calls| calls.saturating_mul(2)),
         settled: 0,
         looks: Vec::new(),
+        own_stack: &raw const here as usize,
+        in_step: Vec::new(),
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
@@ -104,9 +122,16 @@ pub(crate) fn run<S: Subject>(
     if check.checks.memory {
         run.looks.push(Survey::default().look(run.calls));
     }
+    if run.judge.tells_sites() || check.holders {
+        with_room(|| run.session.tell_stacks());
+    }
     let judged = run.judge_all();
     with_room(|| run.references.let_go(check.warm_up + run.calls, run.subject));
-    let (outcome, spent, survey, reach) = judged?;
+    let (outcome, spent, survey, mut reach) = judged?;
+    if check.holders && reach.is_none() {
+        // Without it the runtime alone says who holds what.
+        reach = with_room(|| Reach::find(run.subject, run.own_stack)).ok();
+    }
     run.check_control();
     if hooks::overflowed() {
         run.control
@@ -127,10 +152,22 @@ pub(crate) fn run<S: Subject>(
         blind_spots: run.blind_spots,
         references: run.references,
         unfollowed: run.unfollowed,
+        checks: run.checks,
+        wants_holders: check.holders,
     };
-    Ok(with_room(|| {
-        findings::report(seen, &mut run.sites, &run.resources, &run.witnesses, run.subject)
-    }))
+    let (mut report, unsure) =
+        with_room(|| findings::report(seen, &mut run.sites, &run.resources, &run.witnesses, run.subject));
+    let calls = makers::Calls {
+        subject: run.subject,
+        session: &run.session,
+        budget: &run.budget,
+        made: &mut run.calls,
+        most: run.max_calls,
+    };
+    // Not before: these calls may free what the findings are about.
+    makers::find(&mut report.findings, unsure, calls)?;
+    report.calls = u64::from(run.calls);
+    Ok(report)
 }
 
 type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
@@ -139,7 +176,16 @@ impl<S: Subject> Run<'_, S> {
     fn judge_all(&mut self) -> Result<Judged, Error<S::Error>> {
         loop {
             let target = self.judge.next_look(self.calls);
-            let spent = self.call_until(target)?;
+            let mut spent = None;
+            // Counts of two moments do not tell what moves with the calls.
+            if target >= self.clean_at && self.references.has_no_middle() {
+                spent = self.call_until(target / 2)?;
+                self.settle();
+                with_room(|| self.references.look(self.calls));
+            }
+            if spent.is_none() {
+                spent = self.call_until(target)?;
+            }
             self.let_threads_end();
             self.settle();
             self.leave_out_other_threads(spent)?;
@@ -147,12 +193,33 @@ impl<S: Subject> Run<'_, S> {
                 self.resources.look_closely(self.calls, self.subject);
                 self.references.look(self.calls);
             });
-            self.follow_references(spent)?;
-            let (mut survey, reach) = self.survey();
+            // What three calls have moved by a multiple of three is not followed before a second look.
+            let screens = self.calls < self.screens_until && spent.is_none();
+            let waits = screens && self.references.may_be_chance();
+            if !waits {
+                self.follow_references(spent)?;
+            }
+            let (mut survey, mut reach) = self.survey();
+            let mut next = with_room(|| self.ask(spent, &survey));
+            match &next {
+                Next::Done(outcome) if waits && outcome.verdict == Verdict::Clean => {
+                    self.settle();
+                    continue;
+                }
+                Next::Done(outcome) if spent.is_none() && self.is_open(outcome) => {
+                    self.settle();
+                    continue;
+                }
+                Next::Done(_) if waits => {
+                    self.follow_references(None)?;
+                    (survey, reach) = self.survey();
+                    next = with_room(|| self.ask(None, &survey));
+                }
+                _ => {}
+            }
             if self.checks.memory {
                 self.looks.push(survey.look(self.calls));
             }
-            let mut next = with_room(|| self.ask(spent, &survey));
             if let (Next::Done(outcome), Some(first)) = (&next, &reach)
                 && outcome.findings.iter().any(|found| found.certainty == Certainty::Lost)
                 && has_other_threads()
@@ -174,79 +241,53 @@ impl<S: Subject> Run<'_, S> {
         }
     }
 
+    /// Whether an acquittal speaks of a longer period than the counts of references do: these are fewer than blocks, and
+    /// take more calls to be sure of. Where that is many more, the report says what was not seen.
+    fn is_open(&self, outcome: &Outcome) -> bool {
+        const FEW: u32 = 256;
+        matches!(outcome.verdict, Verdict::Clean | Verdict::Bounded)
+            && self.references.period(outcome.period) < outcome.period
+            && self.calls < self.max_calls.min(FEW)
+    }
+
     fn call_until(&mut self, target: u32) -> Result<Option<Spent>, Error<S::Error>> {
         while self.calls < target.min(self.max_calls) {
-            self.calls += 1;
-            hooks::enter_call(self.calls);
-            self.call()?;
-            let mut bytes = 0;
-            if Judge::wants_checkpoint(self.calls) {
-                self.settle_if_more();
-                let own = hooks::totals().own;
-                bytes = own.bytes;
-                if self.checks.memory {
-                    let amount = Amount {
-                        blocks: own.blocks,
-                        bytes,
-                    };
-                    self.judge.checkpoint(self.calls, amount);
-                    let elapsed = self.budget.elapsed();
-                    with_room(|| self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge));
-                }
-                with_room(|| self.resources.look(self.calls, self.subject));
-                if self.resources.run_out() {
-                    return Ok(Some(Spent::Descriptors));
-                }
-                self.subject.progress(self.calls, self.budget.elapsed());
-            }
-            if let Some(spent) = self.budget.spent(bytes) {
-                return Ok(Some(spent));
+            self.next_call()?;
+            let spent = match Judge::wants_checkpoint(self.calls) {
+                true => self.checkpoint(),
+                false => self.budget.spent(0),
+            };
+            if spent.is_some() {
+                return Ok(spent);
             }
         }
         Ok(None)
     }
 
-    /// A close look at objects whose counts have moved with the calls, over two more rows of calls. It may take half
-    /// of the time that is left.
-    fn follow_references(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
-        const LEAST: u32 = 4;
-        self.unfollowed = false;
-        while let Some(mut look) = self.references.suspect() {
-            // The close look begins with counts of this moment.
-            with_room(|| self.references.look(self.calls));
-            let left = self.calls_left();
-            let asked: u32 = look.windows.iter().sum();
-            let share = f64::from(left.min(asked)) / f64::from(asked);
-            let windows = look.windows.map(|calls| (f64::from(calls) * share) as u32);
-            if spent.is_some() || windows[0] < LEAST {
-                self.unfollowed = true;
-                return Ok(());
-            }
-            if !self.look_closely(&mut look) {
-                self.unfollowed = true;
-                return Ok(());
-            }
-            for calls in windows {
-                let spent = self.call_until(self.calls + calls)?;
-                self.let_threads_end();
-                self.settle();
-                if spent.is_some() || !self.look_closely(&mut look) {
-                    self.references.abandon(&look, self.subject);
-                    self.unfollowed = true;
-                    return Ok(());
-                }
-            }
-            with_room(|| self.references.conclude(look, self.subject, &mut self.control));
-            self.settle();
-        }
-        Ok(())
+    fn next_call(&mut self) -> Result<(), Error<S::Error>> {
+        self.calls += 1;
+        hooks::enter_call(self.calls);
+        self.call()
     }
 
-    /// Says whether there was the time for it.
-    fn look_closely(&mut self, look: &mut CloseLook) -> bool {
-        self.references
-            .look_closely(look, self.calls, &self.budget, self.subject)
-            .is_ok()
+    fn checkpoint(&mut self) -> Option<Spent> {
+        self.settle_if_more();
+        let own = hooks::totals().own;
+        if self.checks.memory {
+            let amount = Amount {
+                blocks: own.blocks,
+                bytes: own.bytes,
+            };
+            self.judge.checkpoint(self.calls, amount);
+            let elapsed = self.budget.elapsed();
+            with_room(|| self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge));
+        }
+        with_room(|| self.resources.look(self.calls, self.subject));
+        if self.resources.run_out() {
+            return Some(Spent::Descriptors);
+        }
+        self.subject.progress(self.calls, self.budget.elapsed());
+        self.budget.spent(own.bytes)
     }
 
     /// How many calls may be made in half of the time that is left.
@@ -264,15 +305,7 @@ impl<S: Subject> Run<'_, S> {
     }
 
     fn call(&mut self) -> Result<(), Error<S::Error>> {
-        let result = match self.subject.watches_itself() {
-            true => self.subject.call(),
-            false => hooks::watched(|| self.subject.call()),
-        };
-        if hooks::forked() {
-            return Err(Error::ForkedChild);
-        }
-        self.session.look_for_new_objects();
-        result.map_err(Error::Call)
+        call(self.subject, &self.session)
     }
 
     /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will
@@ -321,12 +354,12 @@ impl<S: Subject> Run<'_, S> {
 
     /// The survivors, and which of them are lost where that matters.
     fn survey(&mut self) -> (Survey, Option<Reach>) {
-        let survey = with_room(|| self.sites.survey(&[]));
+        let survey = with_room(|| self.sites.survey(&[], self.subject));
         if !self.judge.wants_reachability(self.calls, &survey.sites) {
             return (survey, None);
         }
-        match with_room(|| Reach::find(self.subject)) {
-            Ok(reach) => (self.sites.survey(&[&reach]), Some(reach)),
+        match with_room(|| Reach::find(self.subject, self.own_stack)) {
+            Ok(reach) => (self.sites.survey(&[&reach], self.subject), Some(reach)),
             Err(why) => {
                 let spot = format!("whether anything still points to the blocks ({why})");
                 if !self.blind_spots.contains(&spot) {
@@ -342,73 +375,18 @@ impl<S: Subject> Run<'_, S> {
     fn look_again(&mut self, first: &Reach) -> Result<Survey, Error<S::Error>> {
         const CALLS: u32 = 16;
         const TIME: Duration = Duration::from_millis(2);
+        // The first look may have put objects of our own on the runtime's free lists, as in `judge_all`.
+        self.settle();
         self.call_until(self.calls.saturating_add(CALLS))?;
         hooks::leave_call(IDLE);
         self.subject.idle(TIME);
         self.settle();
-        let second = with_room(|| Reach::find(self.subject));
+        let second = with_room(|| Reach::find(self.subject, self.own_stack));
         let scans = second.iter().chain([first]).collect::<Vec<_>>();
         // Without a second scan nothing is proved.
-        Ok(self.sites.survey(if second.is_ok() { &scans } else { &[] }))
-    }
-
-    /// Threads that were there before may do work for the calls, or go their own way. Only places where
-    /// they leave more behind while calls are made than while nothing is called are judged.
-    fn leave_out_other_threads(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
-        const ROUNDS: usize = 4;
-        const LEAST_CALLS: u32 = 16;
-        let suspects = self.suspects();
-        self.sites.leave_out(&suspects);
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        if spent.is_some() {
-            self.remark("another thread allocates, and no time was left to see whether it works for the calls; its blocks are left out");
-            return Ok(());
-        }
-        let calls = (self.calls / 8).max(LEAST_CALLS);
-        let (mut busy_time, mut idle_time) = (Duration::ZERO, Duration::ZERO);
-        let mut rounds = Vec::new();
-        for _ in 0..ROUNDS {
-            let started = Instant::now();
-            let first = self.calls + 1;
-            self.call_until(self.calls + calls)?;
-            rounds.push(first..=self.calls);
-            busy_time += started.elapsed();
-            let idle = started
-                .elapsed()
-                .clamp(Duration::from_millis(2), Duration::from_millis(100));
-            hooks::leave_call(IDLE);
-            self.subject.idle(idle);
-            idle_time += idle;
-        }
-        self.settle();
-        self.sites.leave_out(&[]);
-        let survey = with_room(|| self.sites.survey(&[]));
-        let keeps_step = |at: usize| {
-            let born = |round: &RangeInclusive<u32>| -> u64 {
-                let births = survey.sites[at].births.iter();
-                births
-                    .filter(|(birth, _)| round.contains(birth))
-                    .map(|(_, sum)| sum.blocks)
-                    .sum()
-            };
-            let busy: Vec<u64> = rounds.iter().map(born).collect();
-            let busy_rate = busy.iter().sum::<u64>() as f64 / busy_time.as_secs_f64();
-            let idle_rate = survey.idle[at] as f64 / idle_time.as_secs_f64();
-            // In one round it could be chance.
-            busy.iter().filter(|blocks| **blocks > 0).count() >= ROUNDS - 1 && idle_rate * 3.0 < busy_rate
-        };
-        let others = (0..survey.sites.len()).filter(|at| self.sites.place(survey.sites[*at].id).foreign);
-        let alone: Vec<usize> = others
-            .filter(|at| !keeps_step(*at))
-            .map(|at| survey.sites[at].id)
-            .collect();
-        self.sites.leave_out(&alone);
-        if !alone.is_empty() {
-            self.remark("another thread allocates without keeping step with the calls; its blocks are left out");
-        }
-        Ok(())
+        Ok(self
+            .sites
+            .survey(if second.is_ok() { &scans } else { &[] }, self.subject))
     }
 
     fn remark(&mut self, remark: &str) {
@@ -416,18 +394,18 @@ impl<S: Subject> Run<'_, S> {
             self.remarks.push(remark.to_owned());
         }
     }
+}
 
-    /// Sites of other threads with survivors that are not new.
-    fn suspects(&mut self) -> Vec<usize> {
-        let old = self.calls - self.calls / 8;
-        self.sites.leave_out(&[]);
-        let survey = with_room(|| self.sites.survey(&[]));
-        let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
-        suspects
-            .filter(|site| site.births.iter().any(|(birth, _)| birth < old))
-            .map(|site| site.id)
-            .collect()
+pub(crate) fn call<S: Subject>(subject: &mut S, session: &Session) -> Result<(), Error<S::Error>> {
+    let result = match subject.watches_itself() {
+        true => subject.call(),
+        false => hooks::watched(|| subject.call()),
+    };
+    if hooks::forked() {
+        return Err(Error::ForkedChild);
     }
+    session.look_for_new_objects();
+    result.map_err(Error::Call)
 }
 
 /// Why what the process as a whole takes says nothing about the calls, if it does not.

@@ -6,8 +6,12 @@ use std::time::Duration;
 use leaktight_elf::loaded_objects;
 use leaktight_hooks::{self as hooks, Options, PatchCount};
 use leaktight_stacks as stacks;
+use libc::{PT_GNU_EH_FRAME, PT_LOAD};
 
 use crate::check::Error;
+use crate::namespaces;
+use crate::origin;
+use crate::references;
 use crate::room::with_room;
 
 /// The process in the high half and the thread in the low one that run a check; 0 = none does. A forked
@@ -44,6 +48,13 @@ impl Session {
             self.tells_stacks = true;
             tell_modules();
             hooks::with_stacks(true);
+        }
+    }
+
+    /// Lets stacks be captured by others, also where allocations are noted without.
+    pub(crate) fn know_modules(&self) {
+        if !self.tells_stacks {
+            tell_modules();
         }
     }
 
@@ -90,7 +101,8 @@ fn is_followed(code: usize, holds_gil: bool) -> bool {
 }
 
 /// Whether the hooks stay in place, passing everything through, when a check ends: whoever makes many checks
-/// saves the patching. Off at first; turned off, it takes out what has stayed.
+/// saves the patching. Off at first; turned off, it takes out what has stayed, and forgets what checks with
+/// [`Check::screen`](crate::Check::screen) have found out about objects.
 ///
 /// # Errors
 ///
@@ -103,13 +115,15 @@ pub unsafe fn keep_hooks(keep: bool) -> Result<(), Error<std::convert::Infallibl
     take_turn(WhenBusy::Fail)?;
     // SAFETY: this thread has the turn, so no session runs; the rest is the caller's word.
     unsafe { hooks::keep_hooks(keep) };
+    origin::keep_symbols(keep);
+    if !keep {
+        references::again::forget();
+    }
     OWNER.store(0, Ordering::SeqCst);
     Ok(())
 }
 
 fn tell_modules() {
-    const PT_LOAD: u32 = 1;
-    const PT_GNU_EH_FRAME: u32 = 0x6474_e550;
     let mut modules = Vec::new();
     loaded_objects(|object| {
         let loads = || object.headers().filter(|header| header.0 == PT_LOAD);
@@ -124,10 +138,12 @@ fn tell_modules() {
                 range: (start, end),
                 unwind_table: (table, len),
                 unwind_segment: (segment, segment + segment_len),
+                copy: None,
             });
         }
     });
-    // SAFETY: the modules are loaded, and `dlclose` makes the unwinder forget them first.
+    modules.extend(namespaces::modules(&modules));
+    // SAFETY: the modules are loaded or copied, and `dlclose` makes the unwinder forget them first.
     unsafe { stacks::set_modules(&modules) };
 }
 

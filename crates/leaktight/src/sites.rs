@@ -9,6 +9,7 @@ use leaktight_stacks::{self as stacks, CapturedStack};
 use leaktight_verdict::{Amount, Births, Site};
 
 use crate::reach::Reach;
+use crate::subject::Subject;
 
 /// The birth of blocks that other threads allocate while nothing is called.
 pub(crate) const IDLE: u32 = u32::MAX;
@@ -73,6 +74,15 @@ impl Survey {
         }
     }
 
+    /// Live blocks that were born while nothing was called, by site.
+    pub(crate) fn idle_by_site(&self) -> HashMap<usize, u64> {
+        self.sites
+            .iter()
+            .map(|site| site.id)
+            .zip(self.idle.iter().copied())
+            .collect()
+    }
+
     /// The live blocks of each of these sites, oldest first.
     pub(crate) fn blocks_of(&self, sites: impl Iterator<Item = usize>) -> HashMap<usize, Vec<Block>> {
         let mut found: HashMap<usize, Vec<Block>> = sites.map(|site| (site, Vec::new())).collect();
@@ -89,12 +99,14 @@ impl Survey {
 }
 
 impl Sites {
-    /// Gathers all live blocks that calls left behind. Those that each of `scans` found lost are told.
-    pub(crate) fn survey(&mut self, scans: &[&Reach]) -> Survey {
+    /// Gathers all live blocks that calls left behind, but for what the runtime keeps for each of its functions. Those
+    /// that each of `scans` found lost are told.
+    pub(crate) fn survey(&mut self, scans: &[&Reach], subject: &impl Subject) -> Survey {
         let mut survey = Survey::default();
         let mut index = HashMap::new();
         let mut kinds: Vec<HashSet<(Family, usize)>> = Vec::new();
         let mut of_kind: HashMap<(Family, usize), u64> = HashMap::new();
+        let mut bursts: HashMap<usize, Vec<(u32, u64, bool)>> = HashMap::new();
         let blocks = hooks::live_blocks();
         let adopted = self.adopters(&blocks);
         for block in blocks.iter().copied() {
@@ -107,7 +119,7 @@ impl Sites {
             {
                 number = adopter.place;
             }
-            if self.left_out.contains(&number) {
+            if self.left_out.contains(&number) || self.is_of_code(number, &block, subject) {
                 continue;
             }
             let at = *index.entry(number).or_insert_with(|| {
@@ -127,12 +139,23 @@ impl Sites {
                 survey.idle[at] += 1;
             } else if (1..=LAST_CALL).contains(&block.birth) {
                 kinds[at].insert(kind);
-                survey.sites[at].births.add(block.birth, block.size as u64);
+                let is_lost = !scans.is_empty() && scans.iter().all(|reach| reach.is_lost(&block));
+                match block.foreign {
+                    true => bursts
+                        .entry(at)
+                        .or_default()
+                        .push((block.birth, block.size as u64, is_lost)),
+                    false => survey.sites[at].add(block.birth, block.size as u64, is_lost),
+                }
                 // Without memory for it the finding shows fewer blocks, and no figure changes.
                 let _ = survey.blocks.push((number, block));
-                if !scans.is_empty() && scans.iter().all(|reach| reach.is_lost(&block)) {
-                    survey.sites[at].lost.add(block.birth, block.size as u64);
-                }
+            }
+        }
+        for (at, mut blocks) in bursts {
+            blocks.sort_unstable();
+            let births = in_turn(blocks.iter().map(|(birth, ..)| *birth));
+            for (birth, (_, size, is_lost)) in births.into_iter().zip(blocks) {
+                survey.sites[at].add(birth, size, is_lost);
             }
         }
         for (site, kinds) in survey.sites.iter_mut().zip(kinds) {
@@ -142,6 +165,13 @@ impl Sites {
             }
         }
         survey
+    }
+
+    /// Whether a block belongs to the code object of a function.
+    fn is_of_code(&self, number: usize, block: &Block, subject: &impl Subject) -> bool {
+        let code = self.places[number].code;
+        let is_gone = block.family == Family::PyMem && hooks::was_freed(code);
+        subject.is_of_code(block, if is_gone { 0 } else { code })
     }
 
     /// While another thread unloads a module no stack can be captured. A block from such a moment is
@@ -197,5 +227,35 @@ impl Sites {
         });
         self.by_stack.insert(key, number);
         number
+    }
+}
+
+/// Births of blocks, rising, as if each had been born in its turn: a thread behind a queue does at once what many calls
+/// have left to it, so what was born together is spread over the calls since the births before.
+fn in_turn(births: impl Iterator<Item = u32>) -> Vec<u32> {
+    let births: Vec<u32> = births.collect();
+    let mut before = 0;
+    let mut spread = Vec::with_capacity(births.len());
+    for burst in births.chunk_by(|a, b| a == b) {
+        let (last, count) = (burst[0], burst.len() as u64);
+        let calls = u64::from(last - before);
+        spread.extend((1..=count).map(|at| last - ((count - at) * calls / count) as u32));
+        before = last;
+    }
+    spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_born_together_is_spread_over_the_calls_before() {
+        let births = |births: &[u32]| in_turn(births.iter().copied());
+        assert_eq!(births(&[1, 2, 3, 7]), [1, 2, 3, 7]);
+        assert_eq!(births(&[4, 4, 4, 4, 6, 6]), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(births(&[2, 2, 2, 2]), [1, 1, 2, 2], "several a call");
+        assert_eq!(births(&[10, 10, 20]), [5, 10, 20]);
+        assert!(births(&[]).is_empty());
     }
 }

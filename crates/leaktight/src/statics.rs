@@ -43,24 +43,37 @@ pub(crate) fn holder<S: Subject>(address: usize, subject: &S) -> Option<String> 
 /// know ourselves.
 pub(crate) fn find<S: Subject>(address: usize, subject: &S) -> Option<usize> {
     let memory = Memory::open().ok()?;
-    let here = find::<S> as *const () as usize;
-    let mut runs = Vec::new();
-    loaded_objects(|object| {
-        let path = object.name().to_string_lossy().into_owned();
-        let is_ours = object.contains(here) && subject.is_python();
-        if !is_ours && !subject.is_runtime(&executable_or(&path)) {
-            runs.extend(object.writable());
-        }
-    });
     let mut buffer = Vec::new();
-    runs.into_iter().find_map(|(start, len)| {
+    of_program(subject).into_iter().find_map(|(start, end)| {
         let first = start.next_multiple_of(WORD);
-        buffer.resize((start + len).saturating_sub(first), 0);
+        buffer.resize(end.saturating_sub(first), 0);
         memory.read(first, &mut buffer);
         let mut words = buffer.chunks_exact(WORD);
         let at = words.position(|word| word == address.to_ne_bytes())?;
         Some(first + at * WORD)
     })
+}
+
+/// Start and end of the static data of all modules but the runtime's and our own, by rising address.
+pub(crate) fn of_program<S: Subject>(subject: &S) -> Vec<(usize, usize)> {
+    let here = of_program::<S> as *const () as usize;
+    let mut runs = Vec::new();
+    loaded_objects(|object| {
+        let path = object.name().to_string_lossy().into_owned();
+        let is_ours = object.contains(here) && subject.is_python();
+        if !is_ours && !subject.is_runtime(&executable_or(&path)) {
+            runs.extend(object.writable().map(|(start, len)| (start, start + len)));
+        }
+    });
+    runs.sort_unstable();
+    runs
+}
+
+/// Whether what lies there was made by the compiler: nobody has allocated it, and nobody frees it.
+pub(crate) fn is_made_by_compiler(address: usize) -> bool {
+    let mut is_made = false;
+    loaded_objects(|object| is_made |= object.initialises(address));
+    is_made
 }
 
 fn file_name(path: &str) -> &str {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use leaktight_liveset::{Block, MappedVec};
 use leaktight_references::Frozen;
-use leaktight_report::Frame;
+use leaktight_report::{Frame, Step};
 use leaktight_stacks::PythonFrame;
 
 /// Something that can be called again and again, and the runtime that it lives in.
@@ -16,6 +16,11 @@ pub trait Subject {
 
     /// Makes one call. An error ends the check.
     fn call(&mut self) -> Result<(), Self::Error>;
+
+    /// Whether a call failed since somebody wants the check to end, and not by itself.
+    fn is_interruption(&self, _error: &Self::Error) -> bool {
+        true
+    }
 
     /// Whether [`Subject::call`] itself runs what counts within [`watched`](crate::watched).
     fn watches_itself(&self) -> bool {
@@ -64,6 +69,12 @@ pub trait Subject {
         None
     }
 
+    /// Where the object in a live `block` has its reference count: bytes from the start of the block, and how many bytes
+    /// it has.
+    fn reference_count(&mut self, _block: &Block) -> Option<(usize, usize)> {
+        None
+    }
+
     /// Whether the object in a live `block` is of a kind that refers to no other, such as a text.
     fn is_plain(&mut self, _block: &Block) -> bool {
         false
@@ -74,12 +85,24 @@ pub trait Subject {
         false
     }
 
+    /// Whether a live `block` belongs to the code object of a function, and will stay one of a few for each: of the function
+    /// that was running when it was allocated, if that is known (`code`, otherwise 0), or of the one that it called.
+    fn is_of_code(&self, _block: &Block, _code: usize) -> bool {
+        false
+    }
+
     /// Called before a row of questions about blocks: types may be new.
     fn before_naming(&mut self) {}
 
     /// What in the runtime holds `block`, by the word at `address`, worded to follow "held by". Asked
     /// when all calls are made.
     fn holder(&mut self, _block: &Block, _address: usize) -> Option<String> {
+        None
+    }
+
+    /// The way in the runtime to the object in `block`, or, where that is none, to the one that the word at `address` lies
+    /// in or whose memory points to `block`; the block is then the last step. Asked when all calls are made.
+    fn path(&mut self, _block: &Block, _address: usize) -> Option<Way> {
         None
     }
 
@@ -188,6 +211,15 @@ pub struct Description {
     /// It lives for as long as the program anyway, and few references to it cost nothing: a type that a module has, or
     /// a singleton.
     pub is_permanent: bool,
+}
+
+/// A way to a block through the runtime's objects.
+#[derive(Clone, Debug, Default)]
+pub struct Way {
+    /// From the outermost that is known to the block.
+    pub steps: Vec<Step>,
+    /// The object at its start, if that is no root: who holds it is not known to the runtime.
+    pub start: Option<usize>,
 }
 
 /// How full a cache is.

@@ -2,11 +2,13 @@
 //! explained by any block was taken by a way that is not seen here.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_liveset::{own_bytes, own_memory};
-use leaktight_memory::{Kind, Mapping, Meter, Pages, Sizes, mappings, name_of};
+use leaktight_memory::{Kind, Mapping, Meter, Pages, Sizes, mappings, name_of, resident_of_files};
 use leaktight_verdict::Judge;
 
 /// One of them, by the number that the judge knows it by.
@@ -40,8 +42,10 @@ pub(crate) struct Witnesses {
     private: bool,
     /// The resident bytes of the whole process, and live bytes, at the last checkpoints.
     resident: VecDeque<(u32, u64, u64)>,
-    /// Mappings whose pages are followed since there is a suspicion, with the bytes that were resident then.
-    followed: Vec<(Mapping, u64)>,
+    /// What may be resident without being the calls' memory.
+    others: Option<Others>,
+    /// Memory whose pages are followed since there is a suspicion.
+    followed: Vec<Place>,
     /// Allocators of libraries' own, by their number.
     names: Vec<(String, String)>,
     /// What asking allocators has cost.
@@ -56,6 +60,7 @@ impl Witnesses {
             malloc: hooks::not_at_entry().is_some(),
             private: kernel && !leaktight_heap::private_allocators().is_empty(),
             resident: VecDeque::new(),
+            others: None,
             followed: Vec::new(),
             names: Vec::new(),
             spent: Duration::ZERO,
@@ -93,6 +98,9 @@ impl Witnesses {
             judge.watch(MAPPED, call, LEAST, 0.0);
             judge.witness(MAPPED, call, sizes.mapped.saturating_sub(own_bytes() + heap + live));
         }
+        if self.others.is_none() {
+            self.others = Some(Others::new());
+        }
         if self.followed.is_empty() {
             self.resident.push_back((call, sizes.resident, live));
             while self.resident.front().is_some_and(|(of, ..)| *of < call / 4) {
@@ -101,8 +109,14 @@ impl Witnesses {
             return;
         }
         let pages = Pages::open();
-        let resident = |(mapping, _): &(Mapping, u64)| pages.resident(mapping.start..mapping.end);
-        judge.witness(RESIDENT, call, self.followed.iter().map(resident).sum());
+        // By rising start; of what lies in two places the first counts.
+        let mut done = 0;
+        let mut resident = 0;
+        for place in &self.followed {
+            resident += pages.resident(place.range.start.max(done)..place.range.end.max(done));
+            done = done.max(place.range.end);
+        }
+        judge.witness(RESIDENT, call, resident);
     }
 
     fn ask_allocators(&mut self, call: u32, live: u64, judge: &mut Judge) {
@@ -140,23 +154,40 @@ impl Witnesses {
         let (Some(first), Some(last)) = (self.resident.front(), self.resident.back()) else {
             return;
         };
-        let (grown, live) = (last.1.saturating_sub(first.1), last.2.saturating_sub(first.2));
-        if self.followed.is_empty() && grown >= LEAST && live < grown / 2 {
+        let (mut grown, live) = (last.1.saturating_sub(first.1), last.2.saturating_sub(first.2));
+        let is_suspicious = |grown| grown >= LEAST && live < grown / 2;
+        if !self.followed.is_empty() || !is_suspicious(grown) {
+            return;
+        }
+        grown = grown.saturating_sub(self.others.as_ref().map_or(0, Others::grown));
+        if is_suspicious(grown) {
             let rate = grown as f64 / f64::from(last.0.saturating_sub(first.0).max(1));
             self.follow();
-            judge.watch(RESIDENT, calls, LEAST, rate);
+            // What is not followed cannot answer the suspicion.
+            if !self.followed.is_empty() {
+                judge.watch(RESIDENT, calls, LEAST, rate);
+            }
         }
     }
 
-    /// Follows from now on all writable mappings in which no live block lies; not malloc's heap, the stack
-    /// or our own.
+    /// Follows from now on: data of libraries that is mostly untouched, large mappings that calls have made, and all
+    /// other writable mappings in which no live block lies; not malloc's heap, the stack or our own.
     fn follow(&mut self) {
-        let blocks = hooks::live_blocks();
-        let own = own_memory();
+        /// What is smaller is full before it is told from a cache.
+        const LARGE: usize = 1 << 20;
+        let (blocks, own) = (hooks::live_blocks(), own_memory());
         let here = 0u8;
         let stack = &raw const here as usize;
         let pages = Pages::open();
-        let mappings = mappings().unwrap_or_default();
+        let place = |range, name| Place::new(&pages, range, name);
+        let data = data_of_libraries();
+        let is_whole = |range: &Range<usize>| blocks.iter().filter(|block| range.contains(&block.address)).count() == 1;
+        let large = blocks
+            .iter()
+            .filter(|block| block.family.is_mapping() && block.size >= LARGE)
+            .map(|block| block.address..block.address + block.size)
+            .filter(is_whole)
+            .map(|range| place(range, None));
         let is_candidate = |mapping: &&Mapping| {
             let has = |address: usize| mapping.contains(address);
             mapping.writable
@@ -165,10 +196,19 @@ impl Witnesses {
                 && !own.iter().any(|(start, _)| has(*start))
                 && !blocks.iter().any(|block| has(block.address))
         };
-        let candidates = mappings.iter().filter(is_candidate);
-        self.followed = candidates
-            .map(|mapping| (*mapping, pages.resident(mapping.start..mapping.end)))
-            .collect();
+        let mappings = mappings().unwrap_or_default();
+        let others = mappings.iter().filter(is_candidate).filter_map(|mapping| {
+            // The kernel may have joined it to the data of a library before it.
+            let ends = data.iter().map(|data| &data.range);
+            let ends = ends.filter(|range| range.start < mapping.end && mapping.start < range.end);
+            let start = ends.map(|range| range.end).max().unwrap_or(mapping.start);
+            let name = name_of(mapping.start).filter(|_| mapping.kind != Kind::Anonymous);
+            (start < mapping.end).then(|| place(start..mapping.end, name))
+        });
+        self.followed = large.chain(others).collect();
+        self.followed
+            .extend(data.into_iter().filter(Place::is_mostly_untouched));
+        self.followed.sort_by_key(|place| place.range.start);
     }
 
     /// Who has this number.
@@ -184,19 +224,83 @@ impl Witnesses {
         }
     }
 
-    /// The followed mapping that took most, in words.
+    /// The followed place that took most, in words.
     fn most_grown(&self) -> Option<String> {
         let pages = Pages::open();
-        let grown =
-            |(mapping, before): &&(Mapping, u64)| pages.resident(mapping.start..mapping.end).saturating_sub(*before);
-        let (mapping, _) = self.followed.iter().max_by_key(grown)?;
-        Some(describe(mapping))
+        let grown = |place: &&Place| pages.resident(place.range.clone()).saturating_sub(place.before);
+        self.followed.iter().max_by_key(grown).map(Place::describe)
     }
 }
 
-/// `64 MiB of anonymous memory`, or of the file.
-fn describe(mapping: &Mapping) -> String {
-    let size = mapping.size().div_ceil(1 << 20);
-    let name = name_of(mapping.start).filter(|_| mapping.kind != Kind::Anonymous);
-    format!("{size} MiB of {}", name.as_deref().unwrap_or("anonymous memory"))
+/// Files that are read, ordinary data of libraries, which is touched by and by, and the tracker's own memory.
+struct Others {
+    data: Vec<Place>,
+    /// How much of all was resident at first.
+    before: u64,
+}
+
+impl Others {
+    fn new() -> Others {
+        let mut data = data_of_libraries();
+        data.retain(|place| !place.is_mostly_untouched());
+        let mut others = Others { data, before: 0 };
+        others.before = others.resident();
+        others
+    }
+
+    fn resident(&self) -> u64 {
+        let pages = Pages::open();
+        let own = own_memory()
+            .iter()
+            .map(|(start, len)| *start..start + len)
+            .collect::<Vec<_>>();
+        let data = self.data.iter().map(|place| place.range.clone());
+        let all: u64 = data.chain(own).map(|range| pages.resident(range)).sum();
+        all + resident_of_files().unwrap_or(0)
+    }
+
+    fn grown(&self) -> u64 {
+        self.resident().saturating_sub(self.before)
+    }
+}
+
+/// The writable data of the loaded objects.
+fn data_of_libraries() -> Vec<Place> {
+    let pages = Pages::open();
+    let mut data = Vec::new();
+    loaded_objects(|object| {
+        let name = object.name().to_string_lossy();
+        let ranges = object.writable().map(|(start, len)| start..start + len);
+        data.extend(ranges.map(|range| Place::new(&pages, range, Some(name.clone().into_owned()))));
+    });
+    data
+}
+
+/// Memory that is followed.
+struct Place {
+    range: Range<usize>,
+    /// The file that it belongs to.
+    name: Option<String>,
+    /// The bytes that were resident at first.
+    before: u64,
+}
+
+impl Place {
+    fn new(pages: &Pages, range: Range<usize>, name: Option<String>) -> Place {
+        let before = pages.resident(range.clone());
+        Place { range, name, before }
+    }
+
+    /// Whether it may grow for long: ordinary data of libraries is touched by and by, and that comes to an end.
+    fn is_mostly_untouched(&self) -> bool {
+        const UNTOUCHED: u64 = 8 << 20;
+        self.range.len() as u64 >= self.before + UNTOUCHED
+    }
+
+    /// `a region of 64 MiB of anonymous memory`, or of the file.
+    fn describe(&self) -> String {
+        let size = self.range.len().div_ceil(1 << 20);
+        let name = self.name.as_deref().unwrap_or("anonymous memory");
+        format!("a region of {size} MiB of {name}")
+    }
 }

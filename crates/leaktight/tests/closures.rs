@@ -50,6 +50,25 @@ fn a_string_given_to_c_and_not_taken_back() {
 }
 
 #[test]
+fn what_the_caller_keeps_in_its_own_variable_is_held_by_its_stack() {
+    let mut kept: Vec<Box<[u8; 48]>> = Vec::new();
+    let check = leaktight::Check::new().max_calls(600).holders(true);
+    let report = check.closure("keep", || {
+        if kept.len() < 40 {
+            kept.push(std::hint::black_box(Box::new([1; 48])));
+        }
+    });
+    assert_no_leak(&report);
+    // The vector's memory, for 64 pointers at last, owns the boxes.
+    assert_eq!(report.kept.len(), 1, "{}", report.to_json());
+    let path = report.kept[0].path.iter();
+    let path: Vec<String> = path.map(|step| format!("{}{}", step.name, step.what)).collect();
+    let expected = ["the stack of the thread that makes the calls", "a block of 512 bytes"];
+    assert_eq!(path, expected, "{}", report.to_json());
+    drop(kept);
+}
+
+#[test]
 fn every_tenth_call() {
     let mut calls = 0;
     let report = check(|| {

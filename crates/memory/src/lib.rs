@@ -12,11 +12,13 @@ mod pages;
 mod process;
 mod reading;
 mod roots;
+mod stacks;
 mod unseen;
 
 pub use maps::{Kind, Mapping, mapping_around, mappings, name_of};
 pub use pages::{Pages, Which};
-pub use process::{Meter, Sizes, has_other_threads, own_thread};
+pub use process::{Meter, Sizes, has_other_threads, own_thread, resident_of_files};
 pub use reading::Memory;
 pub use roots::roots;
+pub use stacks::thread_with_stack;
 pub use unseen::Unseen;

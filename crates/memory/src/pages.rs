@@ -32,16 +32,17 @@ impl Pages {
         }
     }
 
-    /// Calls `each` with runs of pages within `mapping`, whole pages. A page that was never touched holds no pointer,
+    /// Calls `each` with runs of pages of `mapping`, whole pages, so that it may begin before and end behind it. A page that was never touched holds no pointer,
     /// and reading it would make it resident.
     pub fn each(&self, which: Which, mapping: Range<usize>, each: &mut dyn FnMut(Range<usize>)) {
+        let mapping = mapping.start & !(self.page_size - 1)..mapping.end.next_multiple_of(self.page_size);
         let told = scan(self.pagemap.as_ref(), which, mapping, each).or_else(|rest| self.read(which, rest, each));
         if let Err(rest) = told {
             each(rest);
         }
     }
 
-    /// The bytes within `mapping` that are resident.
+    /// The bytes of the pages around `mapping` that are resident.
     pub fn resident(&self, mapping: Range<usize>) -> u64 {
         let mut bytes = 0;
         self.each(Which::Resident, mapping, &mut |run| bytes += run.len() as u64);
@@ -130,7 +131,9 @@ fn scan(
     const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
     const PRESENT_OR_SWAPPED: u64 = 1 << 3 | 1 << 4;
     const OF_FILE: u64 = 1 << 2;
-    let excluded = if which == Which::Changed { OF_FILE } else { 0 };
+    /// Only read so far: a page of zeros that all processes share.
+    const ZERO: u64 = 1 << 5;
+    let excluded = ZERO | if which == Which::Changed { OF_FILE } else { 0 };
     let Some(pagemap) = pagemap else {
         return Err(mapping);
     };

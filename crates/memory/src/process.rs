@@ -48,6 +48,17 @@ impl Sizes {
     }
 }
 
+/// How many bytes of files are in memory (proc(5), `RssFile` of status); `None` where the kernel does not tell.
+pub fn resident_of_files() -> Option<u64> {
+    of_files(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+fn of_files(status: &str) -> Option<u64> {
+    let told = status.lines().find_map(|line| line.strip_prefix("RssFile:"))?;
+    let kibibytes: u64 = told.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
+    Some(kibibytes.saturating_mul(1024))
+}
+
 static OWN_THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs what a thread of the tracker's does: it is no thread of the program's meanwhile.
@@ -81,7 +92,14 @@ mod tests {
         for garbage in ["", "1000", "x 1", "1 -2"] {
             assert_eq!(Sizes::parse(garbage), None, "{garbage:?}");
         }
+        let status = "Name:\tx\nRssAnon:\t 8 kB\nRssFile:\t    3164 kB\n";
+        assert_eq!(of_files(status), Some(3164 << 10));
+        for garbage in ["", "RssFile:", "RssFile: x kB", "RssFile: 3", "RssAnon: 8 kB"] {
+            assert_eq!(of_files(garbage), None, "{garbage:?}");
+        }
         let now = Meter::open().unwrap().sizes().unwrap();
+        let of_files = resident_of_files().unwrap();
+        assert!(of_files > 0 && of_files < now.resident, "{of_files}");
         assert!(now.resident > 0 && now.mapped > now.resident);
     }
 }

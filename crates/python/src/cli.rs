@@ -15,7 +15,7 @@ use crate::subject::{Callee, PythonSubject};
 use crate::watchdog::Watchdog;
 use crate::{exit, info, statement};
 
-/// Find native memory leaks in Python extension modules.
+/// Find what Python extension modules and Python code leak: memory, references, descriptors, threads and more.
 #[derive(Parser)]
 #[command(
     name = "leaktight",
@@ -37,8 +37,8 @@ enum Command {
 /// Judge one line of Python: does it leak, how much, and where?
 ///
 /// Works like `python -m timeit`: the setup runs once, then the statement again and again, while every
-/// block that it allocates is followed. No recompiling, no environment variable, no root. What both print goes to
-/// standard error.
+/// block that it allocates is followed. No recompiling, no environment variable, no root. What setup and statement print
+/// goes to standard error.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -57,28 +57,35 @@ struct CheckArguments {
     /// Code to run once before; may be given several times.
     #[arg(short, long, value_name = "CODE")]
     setup: Vec<String>,
-    /// Make no more calls than this [default: 128 times the period, at least 65536].
+    /// Make no more calls than this; without --period it says how deep to look as well [default: 128 times the period,
+    /// at least 65536].
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     max_calls: Option<u32>,
     /// Start no call after so long, and judge what was seen by then.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
     time_budget: Duration,
-    /// Do not call clean what leaks once in so many calls [default: 512, or a quarter of --max-calls if that is less].
+    /// Do not call clean what leaks once in so many calls; a clean verdict takes four times as many, at least 16
+    /// [default: 512, or a quarter of --max-calls if that is less].
     #[arg(long, allow_negative_numbers = true, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..1 << 31))]
     period: Option<u32>,
     /// Every call must raise this exception; for leaks on error paths.
     #[arg(long, value_name = "EXCEPTION")]
     raises: Option<String>,
-    /// Look at these only; of: memory, references, fds, threads, children, files, signals, garbage [default: all].
+    /// Look at these only, with commas between them [default: all].
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = Checks::NAMES)]
     checks: Vec<String>,
-    /// With "error", a leak whose findings are all warnings has the exit status 0. A warning is about references to
-    /// what lives for ever anyway, such as a module's types.
+    /// With "error", a leak whose findings are all warnings has the exit status 0. A warning is about references that
+    /// only keep alive what lives for ever anyway, such as a module's types.
     #[arg(long, value_enum, default_value = "warning", value_name = "SEVERITY")]
     fail_on: FailOn,
+    /// Tell of everything that the calls leave behind where it was allocated and the whole path by which it is held, from
+    /// a module, a library's static data or a thread's stack to the block, even if it is no leak: a cache, a buffer that
+    /// was made once. Takes longer.
+    #[arg(long)]
+    holders: bool,
     #[command(flatten)]
     output: Output,
-    /// What to judge.
+    /// The line of Python to judge, such as 'parse(b"x: y")'.
     #[arg(value_name = "STATEMENT")]
     statement: String,
 }
@@ -91,7 +98,7 @@ enum FailOn {
 
 #[derive(Args)]
 pub(crate) struct Output {
-    /// Print JSON; for a report schema leaktight.report/1.
+    /// Print JSON instead of text; that of a report has the schema leaktight.report/1.
     #[arg(long)]
     pub json: bool,
     /// When to use colours; NO_COLOR is respected.
@@ -162,11 +169,12 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
             [] => Checks::ALL,
             names => known(names).map_err(failed("--checks"))?,
         },
+        holders: arguments.holders,
         ..Depth::default()
     };
     let watchdog = Watchdog::start(arguments.time_budget, Some(give_up));
     let show = std::io::stderr().is_terminal().then_some(progress as fn(u32, Duration));
-    let name = arguments.statement.trim().replace('\n', "; ");
+    let name = on_one_line(&arguments.statement);
     let subject = PythonSubject::new(py, name, callee.clone_ref(py), raises, watchdog, show);
     let mut subject = subject.map_err(failed("the preparation"))?;
     let report = run(&depth, &mut subject);
@@ -179,6 +187,20 @@ fn judge_statement(py: Python<'_>, arguments: &CheckArguments) -> Result<Report,
             hint_at_raises(py, &callee, &why);
         }
         status
+    })
+}
+
+/// `try: f(); except ValueError: pass`.
+fn on_one_line(statement: &str) -> String {
+    let lines = statement.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.fold(String::new(), |mut text, line| {
+        text.push_str(match text.as_str() {
+            "" => "",
+            before if before.ends_with([':', ';']) => " ",
+            _ => "; ",
+        });
+        text.push_str(line);
+        text
     })
 }
 

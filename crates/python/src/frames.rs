@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
-use leaktight::{Frame, Interpreter, PythonFrame};
+use leaktight::{Block, Family, Frame, Interpreter, PythonFrame};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
@@ -47,6 +47,19 @@ pub(crate) fn name(py: Python<'_>, frame: &PythonFrame) -> Option<Frame> {
         python: true,
         ..Frame::default()
     })
+}
+
+/// Whether a live block is what CPython 3.9 and 3.10 keep in the code object of a function once it has been called 1,024
+/// times: what its instructions have looked up, and a table of those (`co_opcache`, `co_opcache_map`).
+pub(crate) fn is_opcode_cache(py: Python<'_>, block: &Block, code: usize) -> bool {
+    /// Their place in a code object, in words (Include/cpython/code.h).
+    const TABLES: [usize; 2] = [19, 20];
+    if py.version_info() >= (3, 11) || block.family != Family::PyMem || code == 0 {
+        return false;
+    }
+    // SAFETY: a code object that nobody has freed, or that the stack store holds has these words, and the GIL is held.
+    let table = |at: &usize| unsafe { (code as *const usize).add(*at).read() };
+    TABLES.iter().any(|at| table(at) == block.address)
 }
 
 /// The name of a thread of `threading`, by the kernel's number for it, and its type.

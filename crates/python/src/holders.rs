@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use leaktight::Block;
+use leaktight::{Block, Step, Way, counted};
+use leaktight_memory::Memory;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
@@ -19,43 +20,96 @@ pub(crate) fn holder(
     address: usize,
     given: &Given<'_>,
 ) -> Option<String> {
-    let object = types.and_then(|types| types.object(py, block));
-    let objects = PyList::empty(py);
-    let mut is_interned = false;
-    if let Some(object) = object {
-        // SAFETY: a live object, see `KnownTypes::object`.
-        let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
-        is_interned = object.is_exact_instance_of::<PyString>() && is_in_dict_of_interned(&object);
-        objects.append(object).ok()?;
-    }
-    // SAFETY: a borrowed reference, or null where the thread has kept nothing yet.
-    let thread_data = unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) };
-    let Given {
-        function,
-        arguments,
-        names,
-        statement,
-    } = given;
-    let helper = py.import("leaktight._holders").ok()?;
-    let owners = PyList::empty(py);
-    if objects.is_empty() {
-        let known = helper.call_method1("known", (arguments, names)).ok()?;
-        let known = known.cast_into::<PyList>().ok()?;
-        if let Some(owner) = known.iter().find(|object| points_to(object, block.address, address)) {
-            owners.append(owner).ok()?;
-        }
-    }
+    let Asked { objects, owners } = Asked::of(py, types, block, address, given)?;
+    let is_interned = objects.iter().any(|object| is_interned(&object));
     let question = (
         objects,
         owners,
         is_interned,
-        thread_data,
-        function,
-        arguments,
-        names,
-        statement,
+        thread_data(py),
+        &given.function,
+        &given.arguments,
+        &given.names,
+        &given.statement,
     );
-    helper.getattr("holder").ok()?.call1(question).ok()?.extract().ok()?
+    let helper = py.import("leaktight._holders").ok()?;
+    helper.getattr("holder").ok()?.call1(question).ok()?.extract().ok()
+}
+
+/// The way from a root to the object in `block`, or to the one that the word at `address` lies in and then the block.
+pub(crate) fn path(
+    py: Python<'_>,
+    types: Option<&KnownTypes>,
+    block: &Block,
+    address: usize,
+    given: &Given<'_>,
+) -> Option<Way> {
+    let Asked { objects, owners } = Asked::of(py, types, block, address, given)?;
+    let is_object = !objects.is_empty();
+    let is_interned = objects.iter().any(|object| is_interned(&object));
+    let question = (
+        if is_object { objects } else { owners },
+        is_interned,
+        thread_data(py),
+        &given.function,
+        &given.arguments,
+        &given.names,
+        &given.statement,
+    );
+    let helper = py.import("leaktight._paths").ok()?;
+    let answer = helper.getattr("path").ok()?.call1(question).ok()?;
+    let (steps, start): (Vec<(String, String)>, Option<usize>) = answer.extract().ok()?;
+    let mut steps: Vec<Step> = steps.into_iter().map(|(name, what)| Step { name, what }).collect();
+    if steps.is_empty() {
+        return None;
+    }
+    if !is_object {
+        steps.push(Step {
+            name: String::new(),
+            what: format!("a block of {}", counted(block.size as f64, "byte")),
+        });
+    }
+    Some(Way { steps, start })
+}
+
+/// What is asked about: the object in a block, or else the objects that own the block.
+struct Asked<'py> {
+    objects: Bound<'py, PyList>,
+    owners: Bound<'py, PyList>,
+}
+
+impl<'py> Asked<'py> {
+    fn of(
+        py: Python<'py>,
+        types: Option<&KnownTypes>,
+        block: &Block,
+        address: usize,
+        given: &Given<'py>,
+    ) -> Option<Asked<'py>> {
+        let (objects, owners) = (PyList::empty(py), PyList::empty(py));
+        if let Some(object) = types.and_then(|types| types.object(py, block)) {
+            // SAFETY: a live object, see `KnownTypes::object`.
+            let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
+            objects.append(object).ok()?;
+        } else {
+            let helper = py.import("leaktight._holders").ok()?;
+            let known = helper.call_method1("known", (&given.arguments, &given.names)).ok()?;
+            let known = known.cast_into::<PyList>().ok()?;
+            if let Some(owner) = known.iter().find(|object| points_to(object, block.address, address)) {
+                owners.append(owner).ok()?;
+            }
+        }
+        Some(Asked { objects, owners })
+    }
+}
+
+fn thread_data(py: Python<'_>) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: a borrowed reference, or null where the thread has kept nothing yet.
+    unsafe { Bound::from_borrowed_ptr_or_opt(py, ffi::PyThreadState_GetDict()) }
+}
+
+fn is_interned(object: &Bound<'_, PyAny>) -> bool {
+    object.is_exact_instance_of::<PyString>() && is_in_dict_of_interned(object)
 }
 
 /// Whether the word at `address` lies in the object itself, or another one that points to `block`.
@@ -69,9 +123,14 @@ fn points_to(object: &Bound<'_, PyAny>, block: usize, address: usize) -> bool {
     if address.wrapping_sub(start) < size {
         return true;
     }
-    // SAFETY: a live object has at least as many bytes as its type says, and is aligned to words.
-    let words = unsafe { std::slice::from_raw_parts(start as *const usize, size / size_of::<usize>()) };
-    words.contains(&block)
+    // Through the kernel: a text, or a small number, may have fewer bytes than its type says.
+    let mut words = [0u8; 4096];
+    let words = &mut words[..size.min(4096)];
+    let Ok(memory) = Memory::open() else { return false };
+    memory.read(start, words);
+    words
+        .chunks_exact(size_of::<usize>())
+        .any(|word| word == block.to_ne_bytes())
 }
 
 /// Where the state of a `str` lies: behind head, length and hash (`PyASCIIObject`, Include/cpython/unicodeobject.h), with
@@ -92,6 +151,6 @@ fn is_in_dict_of_interned(text: &Bound<'_, PyAny>) -> bool {
 }
 
 fn bits(text: &Bound<'_, PyAny>) -> u32 {
-    // SAFETY: a live `str` has this word in each CPython from 3.9 to 3.13; what it means is tried out before it is used.
+    // SAFETY: a live `str` has this word in each CPython from 3.9 to 3.15; what it means is tried out before it is used.
     unsafe { ((text.as_ptr() as usize + STATE) as *const u32).read() & INTERNED }
 }

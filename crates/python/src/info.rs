@@ -1,7 +1,7 @@
 //! `leaktight info`: what can be seen here.
 
 use clap::Args;
-use leaktight::{Allocator, PatchCount, Report};
+use leaktight::{Allocator, PatchCount, Report, counted};
 use pyo3::prelude::*;
 use serde_json::{Value, json};
 
@@ -37,6 +37,8 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
     };
     let depth = Depth {
         max_calls: Some(16),
+        // What leaks in each call is what the control is about.
+        period: Some(1),
         ..Depth::default()
     };
     let watchdog = Watchdog::start(depth.time(), None);
@@ -56,6 +58,7 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
     let patched = leaktight::what_is_patched(leaktight::Options {
         threads: leaktight::Threads::All,
         python: true,
+        resources: true,
         files: true,
     });
     let patched = patched.unwrap_or_default();
@@ -70,6 +73,7 @@ pub(crate) fn info(py: Python<'_>, arguments: &Arguments) -> i32 {
 }
 
 fn facts(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Value {
+    let watchpoints = leaktight::watchpoints();
     json!({
         "leaktight": report.environment.leaktight,
         "runtime": report.environment.runtime,
@@ -80,6 +84,7 @@ fn facts(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Valu
         "patched_slots": patched.slots,
         "control": report.control,
         "allocators": allocators.iter().map(allocator_facts).collect::<Vec<_>>(),
+        "watchpoints": { "by": watchpoints.clone().ok(), "why_not": watchpoints.err() },
         "blind_spots": report.blind_spots,
     })
 }
@@ -106,8 +111,10 @@ fn lines(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Vec<
         format!("interpreter  {}", environment.runtime),
         format!("C library    {}, {}", environment.libc, environment.platform),
         format!(
-            "patched      {} functions at their entry and {} relocation slots in {} loaded objects, while a check runs",
-            patched.entries, patched.slots, patched.objects
+            "patched      {} at their entry and {} in {}, while a check runs",
+            counted(patched.entries as f64, "function"),
+            counted(patched.slots as f64, "relocation slot"),
+            counted(patched.objects as f64, "loaded object")
         ),
         format!(
             "control      {} of {} planted leaks caught",
@@ -121,6 +128,10 @@ fn lines(report: &Report, patched: PatchCount, allocators: &[Allocator]) -> Vec<
             .iter()
             .map(|allocator| format!("allocator    {}", in_words(allocator))),
     );
+    lines.push(match leaktight::watchpoints() {
+        Ok(by) => format!("watchpoints  by {by}: leaked references are told with the line that took them"),
+        Err(why) => format!("watchpoints  none, so the line that took a leaked reference is not known: {why}"),
+    });
     lines.extend(report.blind_spots.iter().map(|spot| format!("not seen     {spot}")));
     lines
 }

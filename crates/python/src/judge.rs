@@ -35,6 +35,7 @@ pub(crate) struct Depth {
     pub screen: Option<u32>,
     pub confirm: Option<u32>,
     pub warm_up: u32,
+    pub holders: bool,
 }
 
 /// The default time budget.
@@ -49,7 +50,8 @@ impl Depth {
         let mut check = Check::new()
             .time_budget(self.time())
             .checks(self.checks)
-            .warm_up(self.warm_up);
+            .warm_up(self.warm_up)
+            .holders(self.holders);
         if let Some(period) = self.period {
             check = check.period(period);
         }
@@ -70,7 +72,7 @@ impl Depth {
 /// `rounds` is for [`Check::screen`], and with `inside` only what runs by [`inside`] counts. References are counted to
 /// `objects` only, where these are given.
 #[pyfunction]
-#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false, warm_up=0, objects=None))]
+#[pyo3(signature = (name, function, arguments, *, max_calls=None, time_budget=None, period=None, raises=None, checks=None, trim=None, rounds=None, confirm=None, inside=false, warm_up=0, objects=None, holders=false))]
 #[expect(clippy::too_many_arguments, reason = "the keywords of the Python function")]
 pub(crate) fn check(
     py: Python<'_>,
@@ -88,6 +90,7 @@ pub(crate) fn check(
     inside: bool,
     warm_up: u32,
     objects: Option<Py<PyList>>,
+    holders: bool,
 ) -> PyResult<String> {
     let time_budget = time_budget.map(Duration::try_from_secs_f64).transpose();
     let depth = Depth {
@@ -98,6 +101,7 @@ pub(crate) fn check(
         screen: rounds,
         confirm,
         warm_up,
+        holders,
     };
     let watchdog = match inside {
         // What runs around the calls must not be torn out of its middle.

@@ -109,13 +109,14 @@ impl<'py> Given<'py> {
 /// What a live object is.
 pub(crate) fn describe(object: &Bound<'_, PyAny>, given: &Given<'_>) -> PyResult<Description> {
     let helper = object.py().import("leaktight._objects")?;
-    let Given {
-        function,
-        arguments,
-        names,
-        statement,
-    } = given;
-    let words = helper.call_method1("describe", (object, function, arguments, names, statement))?;
+    let question = (
+        object,
+        &given.function,
+        &given.arguments,
+        &given.names,
+        &given.statement,
+    );
+    let words = helper.call_method1("describe", question)?;
     let (name, type_name, is_permanent, is_constant) = words.extract()?;
     Ok(Description {
         type_name: Some(type_name),

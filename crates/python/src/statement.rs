@@ -1,7 +1,7 @@
 //! A line of Python to be judged, as `python -m timeit` takes it.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyCode, PyDict, PyType};
+use pyo3::types::{PyCode, PyDict, PyList, PyType};
 
 use crate::subject::Callee;
 
@@ -29,6 +29,15 @@ pub(crate) fn complaint(py: Python<'_>, callee: &Callee) -> PyResult<Option<Stri
     };
     let inert = py.import("leaktight._inert")?;
     inert.call_method1("of_statement", (text, namespace))?.extract()
+}
+
+/// The objects to which a statement refers by names that it does not replace.
+pub(crate) fn used(py: Python<'_>, statement: &str, namespace: &Bound<'_, PyDict>) -> PyResult<Vec<usize>> {
+    let inert = py.import("leaktight._inert")?;
+    let used = inert
+        .call_method1("used", (statement, namespace))?
+        .cast_into::<PyList>()?;
+    Ok(used.iter().map(|object| object.as_ptr() as usize).collect())
 }
 
 /// By which name of the namespace an exception's class, or the nearest one that it is derived from, can be asked for.

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use leaktight::{Block, Capacity, Description, Family, Frame, Frozen, MappedVec, Planted, PythonFrame, Subject};
-use pyo3::exceptions::{PyAssertionError, PyTypeError};
+use leaktight::{Block, Capacity, Description, Family, Frame, Frozen, MappedVec, Planted, PythonFrame, Subject, Way};
+use pyo3::exceptions::{PyAssertionError, PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCode, PyDict, PyList, PyTuple};
@@ -14,7 +14,7 @@ use crate::judge::CallTimeout;
 use crate::objects::{self, Given, Probes};
 use crate::types::{self, KnownTypes};
 use crate::watchdog::Watchdog;
-use crate::{caches, frames, holders, interpreter};
+use crate::{caches, frames, holders, interpreter, statement};
 
 /// What is called.
 pub(crate) enum Callee {
@@ -44,6 +44,8 @@ pub(crate) struct PythonSubject<'py> {
     raises: Option<Py<PyAny>>,
     /// `types.CoroutineType`.
     coroutine: Py<PyAny>,
+    /// `types.FrameType`.
+    frame: Py<PyAny>,
     /// Frees the caches of the program under test.
     trim: Option<Py<PyAny>>,
     /// A list of the only objects whose references are to be counted.
@@ -83,6 +85,7 @@ impl<'py> PythonSubject<'py> {
             frames_work: frames::install(py),
             package: package_folder(py).ok(),
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            frame: py.import("types")?.getattr("FrameType")?.unbind(),
             trim: None,
             chosen: None,
             trouble: None,
@@ -199,6 +202,10 @@ impl Subject for PythonSubject<'_> {
         self.py.check_signals()
     }
 
+    fn is_interruption(&self, error: &PyErr) -> bool {
+        !error.is_instance_of::<PyException>(self.py)
+    }
+
     fn watches_itself(&self) -> bool {
         self.watches_itself
     }
@@ -265,6 +272,10 @@ impl Subject for PythonSubject<'_> {
         }
     }
 
+    fn is_of_code(&self, block: &Block, code: usize) -> bool {
+        frames::is_opcode_cache(self.py, block, code) || types::is_spare_frame(self.py, block, &self.frame)
+    }
+
     fn before_naming(&mut self) {
         self.types = None;
     }
@@ -280,13 +291,21 @@ impl Subject for PythonSubject<'_> {
         types.name(py, &types.object(py, block)?)
     }
 
+    fn reference_count(&mut self, block: &Block) -> Option<(usize, usize)> {
+        let py = self.py;
+        let object = self.types(block)?.object(py, block)?;
+        // The low half of the word from 3.12 on (PEP 683).
+        let bytes = if py.version_info() >= (3, 12) { 4 } else { 8 };
+        Some((object.address - block.address, bytes))
+    }
+
     fn is_plain(&mut self, block: &Block) -> bool {
         let plain = ["bytes", "str", "int", "float", "complex"];
         self.type_name(block).is_some_and(|name| plain.contains(&name.as_str()))
     }
 
     fn may_be_handed_on(&self, type_name: &str) -> bool {
-        types::has_free_list(type_name)
+        types::has_free_list(self.py, type_name)
     }
 
     fn holder(&mut self, block: &Block, address: usize) -> Option<String> {
@@ -294,6 +313,13 @@ impl Subject for PythonSubject<'_> {
         let py = self.py;
         let given = Given::of(&self.callee, py);
         holders::holder(py, self.types(block), block, address, &given)
+    }
+
+    fn path(&mut self, block: &Block, address: usize) -> Option<Way> {
+        self.at_rest.thaw();
+        let py = self.py;
+        let given = Given::of(&self.callee, py);
+        holders::path(py, self.types(block), block, address, &given)
     }
 
     fn capacity(&mut self, block: &Block) -> Option<Capacity> {
@@ -368,7 +394,10 @@ impl Subject for PythonSubject<'_> {
                     objects::parts_of_call(function, &partial, &mut named);
                 }
             }
-            Callee::Code(code, namespace, _) => named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]),
+            Callee::Code(code, namespace, text) => {
+                named.extend([code.as_ptr() as usize, namespace.as_ptr() as usize]);
+                named.extend(statement::used(self.py, text, namespace.bind(self.py)).unwrap_or_default());
+            }
         }
         named
     }

@@ -90,9 +90,9 @@ impl KnownTypes {
 }
 
 /// Whether memory of dead objects of this type may be handed on to new ones without the allocator being asked. CPython
-/// 3.9 to 3.13 has free lists of these, not all in each version (Objects/*object.c, Python/context.c, and
+/// 3.9 to 3.15 has free lists of these, not all in each version (Objects/*object.c, Python/context.c, and
 /// Include/internal/pycore_freelist.h from 3.12 on). Cython has one for each type of closure.
-pub(crate) fn has_free_list(type_name: &str) -> bool {
+pub(crate) fn has_free_list(py: Python<'_>, type_name: &str) -> bool {
     const BUILTIN: [&str; 8] = [
         "list",
         "tuple",
@@ -103,9 +103,30 @@ pub(crate) fn has_free_list(type_name: &str) -> bool {
         "async_generator_asend",
         "async_generator_wrapped_value",
     ];
+    const FROM_3_14: [&str; 8] = [
+        "int",
+        "complex",
+        "range",
+        "range_iterator",
+        "list_iterator",
+        "tuple_iterator",
+        "builtin_function_or_method",
+        "method",
+    ];
     BUILTIN.contains(&type_name)
+        || py.version_info() >= (3, 14) && FROM_3_14.contains(&type_name)
         || type_name.ends_with("contextvars.Context")
         || type_name.contains("__pyx_scope_struct")
+}
+
+/// Whether a live block is a dead frame, which CPython 3.9 and 3.10 keep in the code object for the next call of the function
+/// (`co_zombieframe`). `frame` is the type of frames.
+pub(crate) fn is_spare_frame(py: Python<'_>, block: &Block, frame: &Py<PyAny>) -> bool {
+    py.version_info() < (3, 11)
+        && block.family == Family::PyObject
+        && block.size >= GC_HEAD + OBJECT_HEAD
+        && block.address.is_multiple_of(16)
+        && read_head(block.address + GC_HEAD) == (0, frame.as_ptr() as usize)
 }
 
 /// Bytes between the start of the block and the object.

@@ -1,6 +1,7 @@
 //! Objects that are kept alive, so that their counts can be compared.
 
 use std::ffi::{c_int, c_void};
+use std::sync::{Mutex, PoisonError};
 
 use leaktight_liveset::{MappedVec, OutOfMemory};
 
@@ -20,6 +21,9 @@ struct Object {
     address: Address,
     count: i64,
 }
+
+/// The memory of the longest table, for the next check of many: to have it anew takes longer than to fill it.
+static SPARE: Mutex<MappedVec<Object>> = Mutex::new(MappedVec::new());
 
 /// Every object of the process that could be found. Those whose death nobody can notice have [`HELD`] references more
 /// than others gave them, until this is dropped, which needs the GIL as everything here does. The others die when they
@@ -96,7 +100,7 @@ impl Held {
             runtime,
             frozen,
             objects: MappedVec::new(),
-            frozen_objects: MappedVec::new(),
+            frozen_objects: std::mem::take(&mut *SPARE.lock().unwrap_or_else(PoisonError::into_inner)),
             loose: AddressSet::new(),
             loose_objects: MappedVec::new(),
             types: AddressSet::new(),
@@ -182,6 +186,7 @@ impl Held {
                 }
             }
         }
+        self.loose_objects.sort_unstable_by_key(|object| object.address);
     }
 
     fn room(&self) -> Result<(), OutOfMemory> {
@@ -370,19 +375,13 @@ impl Held {
     ///
     /// The GIL is held.
     pub unsafe fn changes(&self) -> Result<Vec<Change>, Lost> {
-        let mut changes = Vec::new();
+        // SAFETY: as the caller's.
+        let mut changes = unsafe { self.changes_of_held() };
         let mut note = |object: Address, by: i64| {
             if by != 0 {
                 changes.push(Change { object, by });
             }
         };
-        for object in self.objects.iter() {
-            // SAFETY: held.
-            note(
-                object.address,
-                unsafe { self.runtime.count_of_held(object.address) } - object.count,
-            );
-        }
         // SAFETY: what is in the collector's list is alive.
         unsafe { self.each_frozen(|object, count| note(object.address, count - object.count)) }?;
         read_again(&self.loose_objects, |object, head| {
@@ -395,7 +394,30 @@ impl Held {
         })
         .map_err(|_| Lost::Unreadable)?;
         changes.sort_unstable_by_key(|change| change.object);
+        // What was chosen, and is known to the collector as well.
+        changes.dedup_by_key(|change| change.object);
         Ok(changes)
+    }
+
+    /// Those of them that are held.
+    ///
+    /// # Safety
+    ///
+    /// The GIL is held.
+    pub unsafe fn changes_of_held(&self) -> Vec<Change> {
+        let change = |object: &Object| Change {
+            object: object.address,
+            // SAFETY: held.
+            by: unsafe { self.runtime.count_of_held(object.address) } - object.count,
+        };
+        let mut changes: Vec<Change> = self
+            .objects
+            .iter()
+            .map(change)
+            .filter(|change| change.by != 0)
+            .collect();
+        changes.sort_unstable_by_key(|change| change.object);
+        changes
     }
 
     /// Calls `each` with the objects that were frozen, are not held, and live, and with their counts.
@@ -428,6 +450,22 @@ impl Held {
     pub unsafe fn count(&self, object: usize) -> i64 {
         // SAFETY: by the caller's promise.
         unsafe { self.runtime.references(object) }.unwrap_or(0)
+    }
+
+    /// How many bytes at the start of an object are its count.
+    pub fn count_bytes(&self) -> usize {
+        self.runtime.count_bytes()
+    }
+
+    /// The functions that free the instances of a type: its own, and that of a base which the interpreter's relies on to
+    /// give back the reference to the type. None if the object is no type.
+    ///
+    /// # Safety
+    ///
+    /// It is alive, and the GIL is held.
+    pub unsafe fn deallocators(&self, object: usize) -> Vec<usize> {
+        // SAFETY: by the caller's promise.
+        unsafe { self.runtime.deallocators(object) }
     }
 
     /// Holds one of the objects that were only followed so far, until [`Held::release`] or the end.
@@ -522,6 +560,8 @@ impl Drop for Held {
             // SAFETY: held until here.
             unsafe { dying.let_go(object.address) };
         }
+        self.frozen_objects.clear();
+        *SPARE.lock().unwrap_or_else(PoisonError::into_inner) = std::mem::take(&mut self.frozen_objects);
     }
 }
 

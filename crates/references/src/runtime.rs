@@ -15,11 +15,14 @@ pub(crate) type Visit = unsafe extern "C" fn(*mut c_void, *mut c_void) -> c_int;
 type Traverse = unsafe extern "C" fn(*mut c_void, Visit, *mut c_void) -> c_int;
 type IsContainer = unsafe extern "C" fn(*mut c_void) -> c_int;
 
-/// Offsets of fields of `PyTypeObject` (Include/cpython/object.h), the same from 3.9 to 3.13.
+/// Offsets of fields of `PyTypeObject` (Include/cpython/object.h), the same from 3.9 to 3.15.
 const FLAGS: usize = 168;
 const TRAVERSE: usize = 184;
 const MEMBERS: usize = 240;
 const IS_GC: usize = 328;
+const BASIC_SIZE: usize = 32;
+const DEALLOC: usize = 48;
+const BASE: usize = 256;
 
 const HAVE_GC: usize = 1 << 14;
 const HEAP_TYPE: usize = 1 << 9;
@@ -45,7 +48,8 @@ pub(crate) const HELD: i64 = 1 << 28;
 /// The CPython of this process.
 #[derive(Clone, Copy, Debug)]
 pub struct Runtime {
-    /// From 3.12 on the count is the low half of its word, and negative for immortal objects (PEP 683).
+    /// From 3.12 on the count is the low half of its word, and negative for immortal objects (PEP 683). The other half is
+    /// zero, or from 3.14 on that of a mortal object is.
     half_counts: bool,
     code_type: Address,
     dict_type: Address,
@@ -76,7 +80,7 @@ impl std::fmt::Display for Unknown {
 
 impl std::error::Error for Unknown {}
 
-const MISSING: Unknown = Unknown("this is no CPython 3.9 to 3.13 with a GIL");
+const MISSING: Unknown = Unknown("this is no CPython 3.9 to 3.15 with a GIL");
 const OTHER: Unknown = Unknown("the objects of this interpreter have an unknown layout");
 
 impl Runtime {
@@ -84,7 +88,7 @@ impl Runtime {
     ///
     /// # Errors
     ///
-    /// When there is no CPython 3.9 to 3.13 with a GIL in this process, or it is laid out otherwise.
+    /// When there is no CPython 3.9 to 3.15 with a GIL in this process, or it is laid out otherwise.
     ///
     /// # Safety
     ///
@@ -95,7 +99,7 @@ impl Runtime {
             return Ok(*found);
         }
         let minor = minor_version()
-            .filter(|minor| (9..=13).contains(minor))
+            .filter(|minor| (9..=15).contains(minor))
             .ok_or(MISSING)?;
         // SAFETY: functions of CPython's C API with these very signatures (Include/dictobject.h, object.h).
         let runtime = unsafe {
@@ -129,6 +133,34 @@ impl Runtime {
     /// Whether some objects are immortal, so that references to them cannot be counted (PEP 683).
     pub fn has_immortal_objects(&self) -> bool {
         self.half_counts
+    }
+
+    /// How many bytes a count has, from the start of an object on. (Modules built with older headers write more of them.)
+    pub(crate) fn count_bytes(&self) -> usize {
+        if self.half_counts { 4 } else { 8 }
+    }
+
+    /// The function that frees instances of a type (`tp_dealloc`), and that of the nearest base with another one, if that
+    /// is a heap type: `subtype_dealloc` leaves the reference to the type to it (Objects/typeobject.c). None if the object
+    /// is no type.
+    ///
+    /// # Safety
+    ///
+    /// A live object.
+    pub(crate) unsafe fn deallocators(&self, object: Address) -> Vec<Address> {
+        // SAFETY: by the caller's promise; a type has these fields, and keeps its bases alive.
+        unsafe {
+            if !self.is_type(object) {
+                return Vec::new();
+            }
+            let own = word(object + DEALLOC);
+            let mut base = word(object + BASE);
+            while base != 0 && word(base + DEALLOC) == own {
+                base = word(base + BASE);
+            }
+            let others = (base != 0 && word(base + FLAGS) & HEAP_TYPE != 0).then(|| word(base + DEALLOC));
+            std::iter::once(own).chain(others).collect()
+        }
     }
 
     /// Compares what is read with what the API says of it.
@@ -512,6 +544,16 @@ pub(crate) unsafe fn word(address: usize) -> usize {
 pub(crate) unsafe fn type_of(object: Address) -> Address {
     // SAFETY: by the caller's promise.
     unsafe { word(object + 8) }
+}
+
+/// How large an object of this type is without its items.
+///
+/// # Safety
+///
+/// A live type.
+pub(crate) unsafe fn basic_size(of: Address) -> usize {
+    // SAFETY: by the caller's promise.
+    unsafe { word(of + BASIC_SIZE) }
 }
 
 /// The `y` of CPython `3.y`; `None` without one, and for a build without a GIL.

@@ -5,11 +5,10 @@
 //! which no weak reference can be made, and which can never refer to anything else, is held; and what does not die
 //! anyway.
 
-use crate::runtime::{Address, Runtime, Unknown, symbol, type_of, word};
+use crate::runtime::{Address, Runtime, Unknown, basic_size, symbol, type_of, word};
 
-/// `PyVarObject.ob_size`, and `PyTupleObject.ob_item` (Include/cpython/tupleobject.h, 3.9 to 3.13).
+/// `PyVarObject.ob_size` (Include/object.h).
 const SIZE: usize = 16;
-const TUPLE_ITEMS: usize = 24;
 /// Tuples within tuples that are looked into.
 const DEEPEST: u32 = 8;
 
@@ -19,12 +18,15 @@ pub(crate) struct Unnoticed {
     /// Those that refer to nothing, or like code to nothing but such; the most frequent first.
     leaves: [Address; 9],
     tuple: Address,
+    /// Where the items of a tuple begin: behind its size, or from 3.14 on behind its hash.
+    items: usize,
     module: Address,
 }
 
 impl Unnoticed {
     pub(crate) fn find() -> Result<Unnoticed, Unknown> {
         let none = symbol(c"_Py_NoneStruct")?;
+        let tuple = symbol(c"PyTuple_Type")?;
         Ok(Unnoticed {
             leaves: [
                 symbol(c"PyUnicode_Type")?,
@@ -38,7 +40,9 @@ impl Unnoticed {
                 // SAFETY: a static object.
                 unsafe { type_of(none) },
             ],
-            tuple: symbol(c"PyTuple_Type")?,
+            tuple,
+            // SAFETY: a static type.
+            items: unsafe { basic_size(tuple) },
             module: symbol(c"PyModule_Type")?,
         })
     }
@@ -59,7 +63,7 @@ impl Unnoticed {
         unsafe {
             let of = type_of(object);
             if of == self.tuple {
-                let items = (0..word(object + SIZE)).map(|at| word(object + TUPLE_ITEMS + at * 8));
+                let items = (0..word(object + SIZE)).map(|at| word(object + self.items + at * 8));
                 let mut items = items.filter(|item| *item != 0);
                 return depth > 0 && items.all(|item| self.contains_to(runtime, item, depth - 1));
             }

@@ -1,7 +1,7 @@
 //! A finding in figures, on one line.
 
 use crate::sentence::Toll;
-use crate::words::{counted, figure, integer, is_zero};
+use crate::words::{counted, figure, in_words, integer, is_zero};
 use crate::{Certainty, Finding, Kind};
 
 /// `48 B per call  malloc via strdup, 1 block per call, lost`. What counts most comes first: bytes
@@ -21,8 +21,8 @@ pub(crate) fn facts(finding: &Finding) -> String {
     let count = count(finding, noun);
     let bytes = (!is_zero(finding.bytes_per_call)).then(|| format!("{} B per call", figure(finding.bytes_per_call)));
     let (first, last) = match (finding.kind, bytes) {
-        (Kind::Memory, Some(bytes)) => (bytes, Some(count)),
-        (_, bytes) => (count, bytes),
+        (Kind::Memory, Some(bytes)) => (bytes, count),
+        (_, bytes) => (count.unwrap_or_else(|| counted(0.0, noun)), bytes),
     };
     let certainty = match (finding.kind, finding.certainty) {
         (Kind::OverRelease, _) => None,
@@ -35,11 +35,11 @@ pub(crate) fn facts(finding: &Finding) -> String {
     format!("{first}  {}", rest.join(", "))
 }
 
-/// `1 block per call`, `1 block of 232 B in 10 calls`.
-fn count(finding: &Finding, noun: &str) -> String {
+/// `1 block per call`, `1 block of 232 B in 10 calls`; `None` if only the bytes are counted.
+fn count(finding: &Finding, noun: &str) -> Option<String> {
     let toll = Toll::of(finding);
     if finding.kind == Kind::Memory && is_zero(toll.count) {
-        return "in one block".to_owned();
+        return finding.block_size.map(|_| "in one block".to_owned());
     }
     let size = match finding.block_size.map(integer) {
         // The bytes per call say it already.
@@ -48,7 +48,7 @@ fn count(finding: &Finding, noun: &str) -> String {
         None => String::new(),
     };
     let things = counted(toll.count, noun) + &size;
-    format!("{things} {}", toll.over())
+    Some(format!("{things} {}", toll.over()))
 }
 
 /// `dict from PyObject_Malloc via PyDict_New`, as far as it is known.
@@ -57,7 +57,7 @@ fn origin(finding: &Finding) -> Option<String> {
     let object = match finding.type_name.as_deref().unwrap_or_default() {
         "" => None,
         name if counts_references => Some(format!("to {}", finding.examples.first().map_or(name, String::as_str))),
-        name => Some(name.to_owned()),
+        name => Some(in_words(name).unwrap_or(name).to_owned()),
     };
     // In memory's own line a bare allocator explains itself.
     let bare = finding.kind == Kind::Memory && object.is_none();

@@ -30,6 +30,7 @@
 //!     control: Control { planted: 3, caught: 3, missed: vec![] },
 //!     blind_spots: vec![],
 //!     not_done: vec![],
+//!     kept: vec![],
 //!     remarks: vec![],
 //!     environment: Environment {
 //!         runtime: "CPython 3.11.7".into(),
@@ -57,6 +58,7 @@ mod json;
 mod model;
 mod page;
 mod paint;
+mod path;
 mod sentence;
 mod stack;
 mod terminal;
@@ -64,7 +66,9 @@ mod text;
 mod words;
 
 pub use json::{Error, SCHEMA};
-pub use model::{Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Verdict};
+pub use model::{
+    Certainty, Control, Environment, Finding, Frame, Kept, Kind, Look, References, Report, Severity, Step, Verdict,
+};
 pub use sentence::sentence;
 pub use text::Style;
 pub use words::{counted, figure, integer, plural};

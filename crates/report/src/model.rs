@@ -35,6 +35,9 @@ pub struct Report {
     /// Those of the blind spots that were asked for: parts of the check that could not be done here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub not_done: Vec<String>,
+    /// What else calls have left behind, and what holds it, the largest first. Empty unless it was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
     /// What else the reader should know; never part of the verdict.
     pub remarks: Vec<String>,
     /// Where the check ran.
@@ -112,6 +115,10 @@ pub struct Finding {
     /// What still points to the blocks, worded so that it can follow "held by".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
+    /// How the blocks are reached from a root of the program: a module, static data, a thread's stack. From there to one of
+    /// the blocks, which is the last step. Empty when no root is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<Step>,
     /// The objects refer to each other in a cycle, and their types do not let the garbage collector see it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub in_cycle: bool,
@@ -119,15 +126,58 @@ pub struct Finding {
     /// an earlier owner's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub earlier_owner: bool,
+    /// The references are those of buffers that were exported (`PyObject_GetBuffer`) and never released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub buffer_export: bool,
     /// For [`Kind::Reference`] and [`Kind::OverRelease`]: how the references were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub references: Option<References>,
     /// Where it happened, innermost frame first. Of objects: where they were made, which need not be where they were
-    /// lost.
+    /// lost. Of references: where they were taken, or for [`Kind::OverRelease`] given back; the likeliest place, if there
+    /// are several.
     pub stack: Vec<Frame>,
+    /// The stacks of further places, the likeliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Vec<Frame>>,
+    /// Only one of these places is where it happened, and which one is not known; otherwise each is one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_of: bool,
+    /// Why there is no stack, worded to follow "because".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stack_note: Option<String>,
     /// The finding in one sentence that is complete in itself; [`sentence`](crate::sentence)
     /// writes it.
     pub message: String,
+}
+
+/// One step of the way from a root to a block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Step {
+    /// What the step before calls it: ``attribute `rows` ``, `item 3`; of the first step the root. Empty: it has no name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// What is there: `a list of 3 items`, `a block of 48 bytes`. Empty where the name says it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub what: String,
+}
+
+/// Blocks that calls have left behind, at one place, and that are part of no finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Live blocks.
+    pub blocks: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The function that handed the memory out.
+    pub allocator: String,
+    /// The Python type of the objects, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub type_name: Option<String>,
+    /// As [`Finding::path`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub path: Vec<Step>,
+    /// Where they were allocated, innermost frame first.
+    pub stack: Vec<Frame>,
 }
 
 /// The references to one object before and after some calls.
@@ -143,6 +193,9 @@ pub struct References {
     pub visible: i64,
     /// By how much the words of memory rose that could be a reference.
     pub words: i64,
+    /// So many other places take references and give them back. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balanced: Option<u64>,
 }
 
 /// What a finding counts.

@@ -1,7 +1,7 @@
 //! A finding in one sentence.
 
-use crate::words::{article, counted, figure, integer, is_one, is_zero, ordinal};
-use crate::{Certainty, Finding, Kind};
+use crate::words::{article, counted, integer, is_one, is_zero, ordinal, plural};
+use crate::{Certainty, Finding, Kind, words};
 
 /// The finding in one sentence that is complete in itself and has no final period, such as
 /// `every call loses 1 block of 48 bytes: nothing points to it any more`.
@@ -16,9 +16,13 @@ pub fn sentence(finding: &Finding) -> String {
         (Kind::Memory, Certainty::Lost) => lost_memory(finding, &toll),
         (Kind::Memory, Certainty::Growing) => growing_memory(finding, &toll),
         (Kind::Reference, Certainty::Lost) => format!(
-            "{} {} that nobody holds: a Py_DECREF is missing",
+            "{} {} that nobody holds: {}",
             toll.who("add"),
-            references(finding, toll.count, "to")
+            references(finding, toll.count, "to"),
+            match finding.buffer_export {
+                true => "a buffer of it is exported and never released, a PyBuffer_Release is missing",
+                false => "a Py_DECREF is missing",
+            }
         ),
         (Kind::Reference, Certainty::Growing) => {
             let held = held.unwrap_or_else(|| holder_not_found(toll.count));
@@ -51,7 +55,7 @@ pub fn sentence(finding: &Finding) -> String {
         }
         (Kind::Garbage, _) => {
             let objects = match &finding.type_name {
-                Some(name) => counted(toll.count, &format!("`{name}` object")),
+                Some(name) => counted(toll.count, &words::noun(name)),
                 None => counted(toll.count, "object"),
             };
             let left = format!("{} {objects} that the garbage collector cannot free", toll.who("leave"));
@@ -160,9 +164,13 @@ fn lost_memory(finding: &Finding, toll: &Toll) -> String {
 
 fn growing_memory(finding: &Finding, toll: &Toll) -> String {
     if is_zero(toll.count) {
-        let held = held(finding, 1.0).unwrap_or_else(|| holder_not_found(1.0));
+        let (what, blocks) = match finding.block_size {
+            Some(_) => ("one block grows", 1.0),
+            None => ("blocks grow, and do not become more,", 2.0),
+        };
+        let held = held(finding, blocks).unwrap_or_else(|| holder_not_found(blocks));
         let bytes = counted(toll.bytes, "byte");
-        return format!("one block grows by {bytes} {}; {held}", toll.when());
+        return format!("{what} by {bytes} {}; {held}", toll.when());
     }
     let held = held(finding, toll.count).unwrap_or_else(|| holder_not_found(toll.count));
     format!("memory grows by {} {}; {held}", blocks(finding, toll, ""), toll.when())
@@ -189,11 +197,7 @@ fn blocks(finding: &Finding, toll: &Toll, in_all: &str) -> String {
         };
     };
     let count = objects(finding, toll);
-    let objects = if is_one(count) {
-        format!("1 `{name}`")
-    } else {
-        format!("{} `{name}` objects", figure(count))
-    };
+    let objects = words::objects(count, name);
     if count != toll.count {
         let blocks = counted(toll.count, "block");
         return match sum_known {
@@ -222,8 +226,8 @@ fn references(finding: &Finding, count: f64, preposition: &str) -> String {
         return format!("{} {preposition} {object}", counted(count, "reference"));
     }
     let objects = match (&finding.type_name, is_one(count)) {
-        (Some(name), true) => format!("{} `{name}` object", article(name)),
-        (Some(name), false) => format!("`{name}` objects"),
+        (Some(name), true) => format!("{} {}", article(name), words::noun(name)),
+        (Some(name), false) => plural(2, &words::noun(name)),
         (None, true) => "an object".into(),
         (None, false) => "objects".into(),
     };

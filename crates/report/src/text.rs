@@ -6,12 +6,16 @@ use crate::facts::facts;
 use crate::page::{INDENT, INNER, Lead, Page};
 use crate::paint::{self, ALARM, WARNING};
 use crate::sentence::sentence;
-use crate::words::{integer, plural, seconds, signed};
-use crate::{Control, Finding, Kind, References, Report, Severity, Verdict, stack, terminal};
+use crate::words::{article, counted, integer, plural, seconds, signed};
+use crate::{Control, Finding, Frame, Kept, Kind, References, Report, Severity, Verdict, path, stack, terminal};
 
 /// Findings shown, and frames shown of each; the rest is counted.
 const MOST_FINDINGS: usize = 10;
 const MOST_FRAMES: usize = 12;
+/// Places shown beside the first one.
+const MOST_PLACES: usize = 3;
+/// A shorter path from where the holder is says no more than the holder does.
+const LEAST_STEPS: usize = 4;
 
 /// A subject longer than this is cut in the middle; the JSON has it whole.
 const MOST_SUBJECT_COLUMNS: usize = 400;
@@ -56,7 +60,14 @@ impl Report {
             page.blank();
             page.paragraph(&format!("{more} (all are in the JSON)"));
         }
-        if !self.findings.is_empty() {
+        for kept in self.kept.iter().take(MOST_FINDINGS) {
+            page.blank();
+            show_kept(&mut page, kept);
+        }
+        if let Some(more) = more(self.kept.len(), MOST_FINDINGS, "place") {
+            page.paragraph(&format!("{more} that kept something (all are in the JSON)"));
+        }
+        if !self.findings.is_empty() || !self.kept.is_empty() {
             page.blank();
         }
         for blind_spot in &self.blind_spots {
@@ -168,28 +179,84 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
 
     // Most messages only put the facts above into a sentence; then they are not said twice.
     let message = finding.message.as_str();
-    if !message.trim().is_empty() && message != report.reason && message != sentence(finding) {
+    if !message.trim().is_empty() && !report.reason.contains(message) && message != sentence(finding) {
         page.wrapped(INNER, Lead::NONE, message);
+    } else if let Some(example) = example(finding).filter(|_| !report.reason.contains(message)) {
+        page.wrapped(INNER, Lead::NONE, &example);
     }
     if let Some(references) = &finding.references {
         page.wrapped(INNER, Lead::NONE, &counts(references));
     } else if finding.stack.is_empty() {
         page.wrapped(INNER, Lead::NONE, "where it happens is not known");
     }
-    if let Some(made) = made(finding) {
-        page.wrapped(INNER, Lead::NONE, &made);
+    for line in [made(finding), taken(finding)].into_iter().flatten() {
+        page.wrapped(INNER, Lead::NONE, &line);
     }
-    let shown = finding.stack.len().min(MOST_FRAMES);
-    page.stack(&finding.stack[..shown]);
-    if let Some(more) = more(finding.stack.len(), MOST_FRAMES, "frame") {
+    show_stack(page, &finding.stack);
+    for also in finding.also.iter().take(MOST_PLACES) {
+        page.wrapped(INNER, Lead::NONE, if finding.one_of { "or here:" } else { "and here:" });
+        show_stack(page, also);
+    }
+    if let Some(more) = more(finding.also.len(), MOST_PLACES, "place") {
         page.wrapped(INNER, Lead::NONE, &more);
     }
-    if let Some(module) = stack::without_debug_information(&finding.stack[..shown]) {
-        let hint = format!("no debug information in {module}: rebuild with -g to see functions and lines");
-        page.wrapped(INNER, Lead::NONE, &hint);
+    if let Some(balanced) = balanced(finding) {
+        page.wrapped(INNER, Lead::NONE, &balanced);
     }
     if let Some(holder) = &finding.holder {
         page.wrapped(INNER, Lead::NONE, &format!("held by {holder}"));
+    }
+    let says_root = |holder: &String| finding.path.first().is_some_and(|root| holder.contains(&root.name));
+    let least = match finding.holder.as_ref().is_some_and(says_root) {
+        true => LEAST_STEPS,
+        false => 1,
+    };
+    if let Some(path) = path::in_words(&finding.path, least) {
+        page.wrapped(INNER, Lead::NONE, &format!("held by: {path}"));
+    }
+}
+
+/// What is kept for good.
+fn show_kept(page: &mut Page, kept: &Kept) {
+    let what = match &kept.type_name {
+        Some(name) => format!(" of `{name}`"),
+        None => String::new(),
+    };
+    let allocator = match kept.allocator.as_str() {
+        "" => String::new(),
+        allocator => format!(" from {allocator}"),
+    };
+    let (blocks, bytes) = (counted(kept.blocks as f64, "block"), counted(kept.bytes as f64, "byte"));
+    page.wrapped(INDENT, Lead::NONE, &format!("kept: {blocks}{what}, {bytes}{allocator}"));
+    show_stack(page, &kept.stack);
+    let held = match path::in_words(&kept.path, 1) {
+        Some(path) => format!("held by: {path}"),
+        None => "what holds it was not found".to_owned(),
+    };
+    page.wrapped(INNER, Lead::NONE, &held);
+}
+
+fn show_stack(page: &mut Page, stack: &[Frame]) {
+    let shown = stack.len().min(MOST_FRAMES);
+    page.stack(&stack[..shown]);
+    if let Some(more) = more(stack.len(), MOST_FRAMES, "frame") {
+        page.wrapped(INNER, Lead::NONE, &more);
+    }
+    if let Some(module) = stack::without_debug_information(&stack[..shown]) {
+        let hint = format!("no debug information in {module}: rebuild with -g to see functions and lines");
+        page.wrapped(INNER, Lead::NONE, &hint);
+    }
+}
+
+/// What was left behind, which the facts do not say. (Of references they do.)
+fn example(finding: &Finding) -> Option<String> {
+    if matches!(finding.kind, Kind::Reference | Kind::OverRelease) {
+        return None;
+    }
+    match finding.examples.as_slice() {
+        [] => None,
+        [one] => Some(one.clone()),
+        [first, ..] => Some(format!("such as {first}")),
     }
 }
 
@@ -202,10 +269,38 @@ fn made(finding: &Finding) -> Option<String> {
     Some(match finding.earlier_owner {
         false => "made here:".to_owned(),
         true => format!(
-            "perhaps made here; memory of a `{name}` may come from a free list, and this is then where an earlier owner \
-             of it was made:"
+            "perhaps made here; memory of {} `{name}` may come from a free list, and this is then where an earlier owner \
+             of it was made:",
+            article(name)
         ),
     })
+}
+
+/// What the stack of references is, or why there is none.
+fn taken(finding: &Finding) -> Option<String> {
+    let (what, who) = match finding.kind {
+        Kind::Reference => ("taken and never given back", "took it"),
+        Kind::OverRelease => ("given back without having been taken", "gave it back"),
+        _ => return None,
+    };
+    if finding.stack.is_empty() {
+        let why = finding.stack_note.as_ref()?;
+        return Some(format!("which function {who} is not known, because {why}"));
+    }
+    Some(match finding.one_of {
+        false => format!("{what} here:"),
+        true => format!("{what} in one of these places, the likeliest first:"),
+    })
+}
+
+/// How many places are innocent.
+fn balanced(finding: &Finding) -> Option<String> {
+    let places = finding.references.as_ref()?.balanced.filter(|places| *places > 0)?;
+    Some(format!(
+        "taken and given back: {} other {}",
+        integer(places),
+        plural(places, "place")
+    ))
 }
 
 /// How a reference count rose or fell, and where the references could be.
@@ -216,6 +311,7 @@ fn counts(references: &References) -> String {
         after,
         visible,
         words,
+        balanced: _,
     } = references;
     format!(
         "{} → {} references over {} {}, {} of them visible to the garbage collector; words in memory that could hold \

@@ -48,6 +48,29 @@ pub fn plural(n: u64, noun: &str) -> String {
     }
 }
 
+/// What an object of a type is: `` `dict` object``.
+pub(crate) fn noun(type_name: &str) -> String {
+    in_words(type_name).map_or(format!("`{type_name}` object"), str::to_owned)
+}
+
+/// Some of them: ``1 `dict` ``, ``2 `dict` objects``.
+pub(crate) fn objects(count: f64, type_name: &str) -> String {
+    match in_words(type_name) {
+        None if is_one(count) => format!("1 `{type_name}`"),
+        _ => counted(count, &noun(type_name)),
+    }
+}
+
+/// What to call a type whose name says nothing to whoever uses it: ctypes makes one for each library, and for each kind
+/// of callback (`CDLL.__init__` and `CFUNCTYPE` in Lib/ctypes/__init__.py).
+pub(crate) fn in_words(type_name: &str) -> Option<&'static str> {
+    let of_ctypes = type_name.strip_prefix("ctypes.")?;
+    [".<locals>._FuncPtr", ".<locals>.CFunctionType"]
+        .iter()
+        .any(|end| of_ctypes.ends_with(end))
+        .then_some("ctypes function")
+}
+
 /// `12345` as `12,345`, `-12345` as `-12,345`.
 pub(crate) fn signed(n: i64) -> String {
     group(&n.to_string())
@@ -182,6 +205,19 @@ mod tests {
         assert_eq!(counted(0.0, "block"), "0 blocks");
         assert_eq!(counted(0.35, "block"), "0.3 blocks");
         assert_eq!(counted(0.999_9, "block"), "1 block");
+    }
+
+    #[test]
+    fn objects_by_their_type() {
+        assert_eq!(objects(1.0, "dict"), "1 `dict`");
+        assert_eq!(objects(2.0, "dict"), "2 `dict` objects");
+        let function = "ctypes.CDLL.__init__.<locals>._FuncPtr";
+        assert_eq!(objects(1.0, function), "1 ctypes function");
+        assert_eq!(objects(2.5, function), "2.5 ctypes functions");
+        assert_eq!(noun("ctypes.CFUNCTYPE.<locals>.CFunctionType"), "ctypes function");
+        for other in ["ctypes.c_long", "my.f.<locals>._FuncPtr", "ctypes._FuncPtr"] {
+            assert_eq!(noun(other), format!("`{other}` object"));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What holds for every report, however odd.
 
 use leaktight_report::{
-    Certainty, Control, Environment, Finding, Frame, Kind, Look, References, Report, Severity, Style, Verdict, sentence,
+    Certainty, Control, Environment, Finding, Frame, Kept, Kind, Look, References, Report, Severity, Step, Style,
+    Verdict, sentence,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -126,14 +127,19 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
     });
     let counts = (any::<[u64; 3]>(), figure, vec(look, 0..3));
     let control = (0..5_u32, 0..5_u32, vec(text(), 0..3));
-    let notes = (vec(text(), 0..3), vec(text(), 0..2), vec(text(), 0..3));
+    let notes = (
+        vec(text(), 0..3),
+        vec(text(), 0..2),
+        vec(text(), 0..3),
+        vec(kept(text), 0..3),
+    );
     let environment = (text(), text(), text(), text());
     (head, counts, control, notes, environment).prop_map(
         |(
             (subject, verdict, reason, findings),
             ([calls, period, objects], seconds, looks),
             (planted, caught, missed),
-            (blind_spots, not_done, remarks),
+            (blind_spots, not_done, remarks, kept),
             (runtime, libc, platform, leaktight),
         )| Report {
             subject,
@@ -152,6 +158,7 @@ fn report(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Repo
             },
             blind_spots,
             not_done,
+            kept,
             remarks,
             environment: Environment {
                 runtime,
@@ -198,17 +205,23 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             after,
             visible,
             words,
+            balanced: (words > 0).then_some(calls),
         },
     ));
-    let stack = vec(frame(text), 0..15);
-    let flags = any::<(bool, bool)>();
+    let stack = (
+        vec(frame(text), 0..15),
+        vec(vec(frame(text), 0..3), 0..5),
+        option::of(text()),
+        vec(step(text), 0..9),
+    );
+    let flags = any::<(bool, bool, bool, bool)>();
     ((kind, certainty, severity), figures, texts, (references, flags), stack).prop_map(
         |(
             (kind, certainty, severity),
             (blocks_per_call, bytes_per_call, block_size, every),
             (allocator, via, type_name, holder, examples, message),
-            (references, (in_cycle, earlier_owner)),
-            stack,
+            (references, (in_cycle, earlier_owner, one_of, buffer_export)),
+            (stack, also, stack_note, path),
         )| Finding {
             kind,
             certainty,
@@ -225,11 +238,34 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             holder,
             in_cycle,
             earlier_owner,
+            buffer_export,
             references,
             stack,
+            also,
+            one_of,
+            stack_note,
+            path,
             message,
         },
     )
+}
+
+fn step(text: Texts) -> impl Strategy<Value = Step> {
+    (text(), text()).prop_map(|(name, what)| Step { name, what })
+}
+
+fn kept(text: Texts) -> impl Strategy<Value = Kept> {
+    let figures = (0..1u64 << 53, 0..1u64 << 53);
+    let texts = (text(), option::of(text()));
+    let lists = (vec(step(text), 0..9), vec(frame(text), 0..15));
+    (figures, texts, lists).prop_map(|((blocks, bytes), (allocator, type_name), (path, stack))| Kept {
+        blocks,
+        bytes,
+        allocator,
+        type_name,
+        path,
+        stack,
+    })
 }
 
 fn frame(text: Texts) -> impl Strategy<Value = Frame> {

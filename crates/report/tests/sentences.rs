@@ -156,6 +156,14 @@ fn growing_memory() {
         sentence(&held),
         "one block grows by 16 bytes per call on average; it is still held by a list"
     );
+    let several = Finding {
+        block_size: None,
+        ..held
+    };
+    assert_eq!(
+        sentence(&several),
+        "blocks grow, and do not become more, by 16 bytes per call on average; they are still held by a list"
+    );
 }
 
 #[test]
@@ -172,6 +180,14 @@ fn references() {
     assert_eq!(
         sentence(&known),
         "every call adds 1 reference to the `int` 1024 (argument 1) that nobody holds: a Py_DECREF is missing"
+    );
+    assert_eq!(
+        sentence(&Finding {
+            buffer_export: true,
+            ..known
+        }),
+        "every call adds 1 reference to the `int` 1024 (argument 1) that nobody holds: a buffer of it is exported and \
+         never released, a PyBuffer_Release is missing"
     );
     assert_eq!(
         sentence(&Finding {

@@ -3,7 +3,9 @@
 mod samples;
 
 use insta::assert_snapshot;
-use leaktight_report::{Certainty, Control, Finding, Frame, Kind, References, Report, Severity, Style, Verdict};
+use leaktight_report::{
+    Certainty, Control, Finding, Frame, Kept, Kind, References, Report, Severity, Step, Style, Verdict,
+};
 use samples::{clean, counted, growing_registry, growing_vector, leak, lost_copy, lost_dict, with_message};
 
 /// The text between two bars, so that a snapshot shows spaces at the ends.
@@ -68,6 +70,7 @@ fn kinds_that_count_no_memory() {
                 after: 924,
                 visible: 0,
                 words: 2,
+                balanced: None,
             }),
             ..counted(Kind::Reference, Certainty::Lost, "", "str")
         }),
@@ -108,6 +111,7 @@ fn warnings_alone_cost_nothing() {
             after: 1_000_000_298,
             visible: 0,
             words: -2,
+            balanced: None,
         }),
         ..counted(Kind::Reference, Certainty::Lost, "", "type")
     });
@@ -241,6 +245,99 @@ fn colour_changes_nothing_but_colour() {
 }
 
 #[test]
+fn references_are_told_with_who_took_them() {
+    let references = |balanced| References {
+        calls: 141,
+        before: 5,
+        after: 146,
+        visible: 0,
+        words: 0,
+        balanced,
+    };
+    let sure = with_message(Finding {
+        kind: Kind::Reference,
+        blocks_per_call: 1.0,
+        bytes_per_call: 0.0,
+        block_size: None,
+        allocator: String::new(),
+        via: None,
+        type_name: Some("str".into()),
+        examples: vec!["the `str` 'timeout' (argument 1)".into()],
+        references: Some(references(Some(2))),
+        ..lost_copy()
+    });
+    let also = vec![sure.stack[..1].to_vec(), sure.stack[1..].to_vec()];
+    let two = Finding {
+        also: also.clone(),
+        ..sure.clone()
+    };
+    let unsure = Finding {
+        kind: Kind::OverRelease,
+        one_of: true,
+        also: vec![also[0].clone(); 5],
+        references: Some(references(Some(1))),
+        ..sure.clone()
+    };
+    let unknown = Finding {
+        stack: Vec::new(),
+        stack_note: Some("the debug registers are in use".into()),
+        references: Some(references(None)),
+        ..sure.clone()
+    };
+    assert_snapshot!(at_width(&leak("zoo.keep(KEY)", vec![sure, two, unsure, unknown]), 100));
+}
+
+fn step(name: &str, what: &str) -> Step {
+    Step {
+        name: name.into(),
+        what: what.into(),
+    }
+}
+
+#[test]
+fn the_whole_path_is_shown_where_it_says_more_than_the_holder() {
+    let path = vec![
+        step("module `app`", ""),
+        step("`CACHE`", "a dict of 1,024 items"),
+        step("the value of 'rows'", "a list of 3 items"),
+        step("item 2", "a `str` object"),
+    ];
+    let deep = Finding {
+        path: path.clone(),
+        holder: Some("a list of 3 items (the value of 'rows' of `CACHE` of module `app`)".into()),
+        ..growing_registry()
+    };
+    let flat = Finding {
+        path: vec![
+            step("variable `k`", "a list of 2 items"),
+            step("item 1", "a `str` object"),
+        ],
+        holder: Some("a list of 2 items (variable `k`)".into()),
+        ..growing_registry()
+    };
+    let kept = Kept {
+        blocks: 1_024,
+        bytes: 65_536,
+        allocator: "PyObject_Malloc".into(),
+        type_name: Some("dict".into()),
+        path,
+        stack: flat.stack.clone(),
+    };
+    let by_nobody_known = Kept {
+        blocks: 1,
+        type_name: None,
+        path: vec![],
+        stack: vec![],
+        ..kept.clone()
+    };
+    let report = Report {
+        kept: vec![kept, by_nobody_known],
+        ..leak("app.fill()", vec![deep, flat])
+    };
+    assert_snapshot!(at_width(&report, 100));
+}
+
+#[test]
 fn names_cannot_act_on_the_terminal() {
     let hostile = "\x1b[2J\x1b[1;32mCLEAN\x1b[0m\r\n\u{202e}naelc";
     let frame = Frame {
@@ -254,6 +351,7 @@ fn names_cannot_act_on_the_terminal() {
         via: Some(hostile.into()),
         type_name: Some(hostile.into()),
         holder: Some(hostile.into()),
+        path: vec![step(hostile, hostile)],
         stack: vec![frame],
         ..lost_copy()
     });

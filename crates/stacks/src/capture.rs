@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 use crate::python::Interpreter;
 use crate::spare::on_spare_stack;
 use crate::store;
-use crate::unwind::{Here, here, native_frames};
+use crate::unwind::{Here, Interrupted, here, native_frames};
 
 /// Deeper frames are cut off; the innermost are the ones that name a leak.
 const MAX_NATIVE: usize = 48;
@@ -22,15 +22,39 @@ const MAX_PYTHON: usize = 32;
 #[inline(never)]
 pub fn capture(inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
     let here = here();
-    on_spare_stack(|| capture_from(here, inside, outside, followed)).unwrap_or(0)
+    on_spare_stack(|| capture_from(here, None, (inside, outside), followed)).unwrap_or(0)
+}
+
+/// The same, from where a signal has interrupted the calling thread, and for its handler: with the innermost frame itself,
+/// and with the native frames behind the evaluation loop, out to the one that `outside` lies in.
+///
+/// May be called by a handler that can interrupt anything but this crate, once [`prepare`] was called on the thread. Python
+/// frames are read through the kernel, as they may be half made; `followed` must return true, since the thread may be
+/// in the middle of counting a reference to the code.
+#[inline(never)]
+pub fn capture_at(interrupted: &Interrupted, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
+    let Some(here) = Here::at(interrupted) else { return 0 };
+    // Inside the instruction, as for return addresses.
+    let innermost = interrupted.pc as u64 - 1;
+    on_spare_stack(|| capture_from(here, Some(innermost), (0, outside), followed)).unwrap_or(0)
+}
+
+/// Makes all that is made at the first use, which a signal handler could not do.
+pub fn prepare() {
+    capture_at(&Interrupted::here(), 0, |_, _| true);
 }
 
 #[inline(never)]
-fn capture_from(here: Here, inside: usize, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
+fn capture_from(here: Here, innermost: Option<u64>, between: (usize, usize), followed: fn(usize, bool) -> bool) -> u32 {
     let interpreter = Interpreter::current();
     let mut native = [const { MaybeUninit::<u64>::uninit() }; MAX_NATIVE];
-    let count = native_frames(here, &mut native, (inside, outside), |address| {
-        interpreter.is_some_and(|it| it.evaluates(address))
+    let mut count = 0;
+    if let Some(innermost) = innermost {
+        native[0].write(innermost);
+        count = 1;
+    }
+    count += native_frames(here, &mut native[count..], between, |address| {
+        innermost.is_none() && interpreter.is_some_and(|it| it.evaluates(address))
     });
 
     let mut words = [0u64; 1 + MAX_NATIVE + 2 * MAX_PYTHON];
@@ -40,7 +64,7 @@ fn capture_from(here: Here, inside: usize, outside: usize, followed: fn(usize, b
     }
     let mut python = 0;
     if let Some(interpreter) = interpreter {
-        interpreter.frames(|frame, holds_gil| {
+        interpreter.frames(innermost.is_some(), |frame, holds_gil| {
             let at = 1 + count + 2 * python;
             let is_followed = followed(frame.code, holds_gil);
             words[at] = store::code_word(frame.code, is_followed);

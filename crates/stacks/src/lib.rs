@@ -9,16 +9,17 @@
 mod bounds;
 mod capture;
 mod python;
+mod signed;
 mod spare;
 mod store;
 mod symbols;
 mod unwind;
 
-pub use capture::capture;
+pub use capture::{capture, capture_at, prepare};
 pub use python::{FrameMismatch, Interpreter, PythonFrame};
 pub use store::{CapturedStack, clear, full, references_to, stack};
-pub use symbols::{Location, Symbols};
-pub use unwind::{Module, forget_modules, set_modules};
+pub use symbols::{Location, Symbols, object_at};
+pub use unwind::{Interrupted, Module, forget_modules, function_at, set_modules};
 
 /// Why stacks cannot be captured or resolved.
 #[derive(Debug)]

@@ -55,9 +55,13 @@ struct Layout {
     code: usize,
     previous: usize,
     instruction: Instruction,
-    /// Where a byte says who owns the frame, and the value of frames that are no Python code.
+    /// Where a byte says who owns the frame, and the least value of frames that are no Python code.
     owner: Option<(usize, u8)>,
 }
+
+/// From 3.14 on a frame tells in these bits of the reference to its code how it holds that (`_PyStackRef`,
+/// Include/internal/pycore_stackref.h).
+const TAG: usize = 3;
 
 #[derive(Clone, Copy)]
 enum Instruction {
@@ -66,6 +70,9 @@ enum Instruction {
     /// A pointer at the first offset, into the code that starts at the second one of the code object.
     Pointer(usize, usize),
 }
+
+/// More than any walk is asked for.
+const MOST_FRAMES: usize = 10_000;
 
 impl Layout {
     fn of(version: (u8, u8)) -> Option<Layout> {
@@ -100,6 +107,13 @@ impl Layout {
                 instruction: Instruction::Pointer(56, 200),
                 owner: Some((70, 3)),
             },
+            (3, 14 | 15) => Layout {
+                thread_to_frame: (72, None),
+                code: 0,
+                previous: 8,
+                instruction: Instruction::Pointer(56, 208),
+                owner: Some((74, 3)),
+            },
             _ => return None,
         })
     }
@@ -115,13 +129,16 @@ impl Layout {
         if let Some(second) = self.thread_to_frame.1 {
             frame = read(frame + second)?;
         }
-        while frame != 0 {
+        // What is read carefully may lead in a circle.
+        let mut rest = MOST_FRAMES;
+        while frame != 0 && rest > 0 {
+            rest -= 1;
             let foreign = match self.owner {
-                Some((at, value)) => (read((frame + at) & !7)? >> (at % 8 * 8)) as u8 == value,
+                Some((at, value)) => (read((frame + at) & !7)? >> (at % 8 * 8)) as u8 >= value,
                 None => false,
             };
             if !foreign {
-                let code = read(frame + self.code)?;
+                let code = read(frame + self.code)? & !TAG;
                 let offset = match self.instruction {
                     Instruction::Index(at, unit) => (read(frame + at)? as u32 as i32).wrapping_mul(unit),
                     Instruction::Pointer(at, start) => read(frame + at)?.wrapping_sub(code + start) as i32,
@@ -198,13 +215,16 @@ impl Interpreter {
     }
 
     /// Calls `each` with the calling thread's frames, innermost first, until it returns false; and with whether the
-    /// thread holds the GIL, so that the code objects can be kept alive.
-    pub(crate) fn frames(&self, mut each: impl FnMut(PythonFrame, bool) -> bool) {
+    /// thread holds the GIL, so that the code objects can be kept alive. `careful`: the thread may be anywhere, also where
+    /// it makes or clears a frame.
+    pub(crate) fn frames(&self, careful: bool, mut each: impl FnMut(PythonFrame, bool) -> bool) {
         // SAFETY: both functions may be called on any thread at any time.
         let (current, thread) = unsafe { ((self.current_thread)() as usize, (self.this_thread)() as usize) };
         // Not PyGILState_Check, which always says yes once there was a subinterpreter (Python/pystate.c).
         let holds_gil = current == thread;
-        if thread != 0 {
+        if careful && thread != 0 {
+            self.layout.walk(thread, careful_read, |frame| each(frame, holds_gil));
+        } else if thread != 0 {
             // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
             self.layout.walk(
                 thread,

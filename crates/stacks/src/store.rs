@@ -16,6 +16,16 @@ pub struct CapturedStack {
     pub python: Vec<PythonFrame>,
 }
 
+impl CapturedStack {
+    /// Without the native frames behind the innermost evaluation loop, as [`capture`](crate::capture) leaves them out.
+    pub fn up_to_evaluation(mut self) -> CapturedStack {
+        let is_evaluation = |address: &u64| Interpreter::current().is_some_and(|it| it.evaluates(*address));
+        let end = self.native.iter().position(is_evaluation);
+        self.native.truncate(end.map_or(usize::MAX, |end| end + 1));
+        self
+    }
+}
+
 static STORE: SpinLock<Store> = SpinLock::new(Store::new());
 
 /// Word 0 of a stack: number of native frames, and in the high half the number of Python frames.

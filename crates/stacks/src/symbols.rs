@@ -8,6 +8,7 @@ use std::rc::Rc;
 use blazesym::Pid;
 use blazesym::symbolize::source::{Process, Source};
 use blazesym::symbolize::{CodeInfo, Input, Symbolized, Symbolizer};
+use cpp_demangle::DemangleOptions;
 
 use crate::Error;
 
@@ -38,7 +39,8 @@ impl Symbols {
     /// Nothing read yet.
     pub fn new() -> Self {
         Symbols {
-            symbolizer: Symbolizer::new(),
+            // It would take the name of a plain C function for a mangled type: `i` for `int`.
+            symbolizer: Symbolizer::builder().enable_demangling(false).build(),
             known: HashMap::new(),
         }
     }
@@ -107,8 +109,8 @@ impl Default for Symbols {
 
 fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> Rc<[Location]> {
     let Location { module, offset, .. } = exported_at(address);
-    let place = |name: &str, info: Option<&CodeInfo<'_>>, inlined| Location {
-        function: Some(name.to_owned()),
+    let place = |name: String, info: Option<&CodeInfo<'_>>, inlined| Location {
+        function: Some(name),
         file: info.map(|info| info.to_path().to_string_lossy().into_owned()),
         line: info.and_then(|info| info.line),
         module: module.clone(),
@@ -117,15 +119,18 @@ fn locations(address: u64, symbol: &Symbolized<'_>, linked: &Symbolized<'_>) -> 
     };
     match symbol {
         Symbolized::Sym(symbol) => {
-            // Sparse debug information (line tables only) has names without their namespaces; the
-            // linker's symbols have them.
-            let name = match linked {
-                Symbolized::Sym(linked) if linked.name.contains("::") && !symbol.name.contains("::") => &linked.name,
-                _ => &symbol.name,
-            };
+            // Sparse debug information (line tables only) has names without their namespaces, and that of a lambda
+            // only `operator()`; the linker's symbols have them.
+            let mut name = in_full(&symbol.name);
+            if let Symbolized::Sym(linked) = linked
+                && !name.contains("::")
+            {
+                let linked = in_full(&linked.name);
+                name = if linked.contains("::") { linked } else { name };
+            }
             let inlined = symbol.inlined.iter().rev();
             inlined
-                .map(|function| place(&function.name, function.code_info.as_ref(), true))
+                .map(|function| place(in_full(&function.name), function.code_info.as_ref(), true))
                 .chain([place(name, symbol.code_info.as_deref(), false)])
                 .collect()
         }
@@ -153,19 +158,32 @@ fn is_mangled(name: &str) -> bool {
     ["_Z", "__Z", "_R"].iter().any(|start| name.starts_with(start))
 }
 
-/// The name as it stands in the source, without the hash of Rust and without the parameters of C++.
-fn demangled(name: String) -> String {
-    if !is_mangled(&name) {
-        return name;
+/// The name as it stands in the source, without the hash of Rust.
+fn in_full(name: &str) -> String {
+    demangled(name, &DemangleOptions::new())
+}
+
+/// The same without the parameters of C++.
+fn in_short(name: &str) -> String {
+    demangled(name, &DemangleOptions::new().no_params().no_return_type())
+}
+
+fn demangled(name: &str, options: &DemangleOptions) -> String {
+    if !is_mangled(name) {
+        return name.to_owned();
     }
-    if let Ok(rust) = rustc_demangle::try_demangle(&name) {
+    if let Ok(rust) = rustc_demangle::try_demangle(name) {
         return format!("{rust:#}");
     }
-    let options = cpp_demangle::DemangleOptions::new().no_params().no_return_type();
-    let symbol = cpp_demangle::Symbol::new(&name).ok();
+    let symbol = cpp_demangle::Symbol::new(name).ok();
     symbol
-        .and_then(|symbol| symbol.demangle_with_options(&options).ok())
-        .unwrap_or(name)
+        .and_then(|symbol| symbol.demangle_with_options(options).ok())
+        .unwrap_or_else(|| name.to_owned())
+}
+
+/// The object file that an address lies in.
+pub fn object_at(address: u64) -> Option<String> {
+    exported_at(address).module
 }
 
 /// What the loader knows of an address: the object file, the offset in it, and the exported function.
@@ -190,7 +208,7 @@ fn exported_at(address: u64) -> Location {
             .into_owned(),
     });
     Location {
-        function: text(info.dli_sname).map(demangled),
+        function: text(info.dli_sname).map(|name| in_short(&name)),
         module,
         offset: Some(address - info.dli_fbase as u64),
         ..Location::default()
@@ -221,7 +239,8 @@ mod tests {
             ("PKc", "PKc"),
             ("", ""),
         ] {
-            assert_eq!(demangled(linked.to_owned()), source);
+            assert_eq!(in_short(linked), source);
+            assert!(in_full(linked).contains(source));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Native unwinding by the tables that compilers write for exceptions (`.eh_frame`).
 
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,8 +12,11 @@ use framehop::{
 use leaktight_liveset::SpinLock;
 
 use crate::bounds::stack_around;
+use crate::signed::without_sign_states;
 
-type Unwinder = UnwinderNative<&'static [u8], MustNotAllocateDuringUnwind>;
+/// Tables in place, or a copy.
+type Bytes = Cow<'static, [u8]>;
+type Unwinder = UnwinderNative<Bytes, MustNotAllocateDuringUnwind>;
 type Cache = CacheNative<MustNotAllocateDuringUnwind>;
 
 /// A loaded object, as the unwinder needs it.
@@ -26,6 +30,8 @@ pub struct Module {
     pub unwind_table: (usize, usize),
     /// Start and end of the loaded segment that the table lies in.
     pub unwind_segment: (usize, usize),
+    /// A copy of that segment, where it may be gone at any time; otherwise it is read in place.
+    pub copy: Option<Vec<u8>>,
 }
 
 static UNWINDER: SpinLock<Option<Unwinder>> = SpinLock::new(None);
@@ -39,7 +45,7 @@ const CACHES: usize = 8;
 ///
 /// # Safety
 ///
-/// The modules stay loaded until the next call of this or of [`forget_modules`].
+/// The modules that have no copy stay loaded until the next call of this or of [`forget_modules`].
 pub unsafe fn set_modules(modules: &[Module]) {
     let mut unwinder = Unwinder::new();
     for module in modules {
@@ -61,20 +67,20 @@ pub fn forget_modules() {
     }
 }
 
-fn framehop_module(module: &Module) -> Option<framehop::Module<&'static [u8]>> {
+fn framehop_module(module: &Module) -> Option<framehop::Module<Bytes>> {
     let (header, header_len) = module.unwind_table;
     let (segment_start, segment_end) = module.unwind_segment;
     if header_len < 8 || header.checked_add(header_len)? > segment_end || header < segment_start {
         return None;
     }
     // SAFETY: PT_GNU_EH_FRAME names this range, it lies in a loaded segment, and `set_modules` promises that it stays.
-    let header_bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(header as *const u8, header_len) };
-    let frames = eh_frame_start(header, header_bytes)?;
+    let header_bytes = unsafe { module.bytes(header, header_len) }?;
+    let frames = eh_frame_start(header, &header_bytes)?;
     if !(module.unwind_segment.0..segment_end).contains(&frames) {
         return None;
     }
     // SAFETY: from `.eh_frame` to the end of its loaded segment.
-    let frame_bytes: &'static [u8] = unsafe { std::slice::from_raw_parts(frames as *const u8, segment_end - frames) };
+    let frame_bytes = unsafe { module.bytes(frames, segment_end - frames) }?;
     let stated = |start: usize, len: usize| {
         let start = start.wrapping_sub(module.base) as u64;
         start..start.wrapping_add(len as u64)
@@ -86,12 +92,36 @@ fn framehop_module(module: &Module) -> Option<framehop::Module<&'static [u8]>> {
         ExplicitModuleSectionInfo {
             base_svma: 0,
             eh_frame_svma: Some(stated(frames, frame_bytes.len())),
-            eh_frame: Some(frame_bytes),
+            eh_frame: Some(match frame_bytes {
+                bytes if !cfg!(target_arch = "aarch64") => bytes,
+                Cow::Borrowed(bytes) => without_sign_states(bytes),
+                Cow::Owned(bytes) => Cow::Owned(without_sign_states(&bytes).into_owned()),
+            }),
             eh_frame_hdr_svma: Some(stated(header, header_len)),
             eh_frame_hdr: Some(header_bytes),
             ..Default::default()
         },
     ))
+}
+
+impl Module {
+    /// What stands in so many bytes of the segment.
+    ///
+    /// # Safety
+    ///
+    /// They lie in the segment, and if there is no copy it is loaded for as long as the result is used.
+    unsafe fn bytes(&self, start: usize, len: usize) -> Option<Bytes> {
+        match &self.copy {
+            Some(copy) => {
+                let at = start.checked_sub(self.unwind_segment.0)?;
+                Some(Cow::Owned(copy.get(at..at.checked_add(len)?)?.to_vec()))
+            }
+            // SAFETY: the caller's word.
+            None => Some(Cow::Borrowed(unsafe {
+                std::slice::from_raw_parts(start as *const u8, len)
+            })),
+        }
+    }
 }
 
 /// Reads `eh_frame_ptr` from `.eh_frame_hdr` (Linux Standard Base, "exception frames"): version 1, and the
@@ -207,6 +237,67 @@ pub(crate) struct Here {
     registers: UnwindRegsNative,
 }
 
+#[cfg(target_arch = "x86_64")]
+impl Here {
+    /// Where a signal has interrupted the calling thread.
+    pub(crate) fn at(interrupted: &Interrupted) -> Option<Here> {
+        let [pc, sp, fp] = [interrupted.pc, interrupted.sp, interrupted.fp].map(|register| register as u64);
+        Some(Here {
+            pc,
+            sp: interrupted.sp,
+            registers: UnwindRegsNative::new(pc, sp, fp),
+        })
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Here {
+    /// Takes the link register as well, which nobody tells yet.
+    pub(crate) fn at(_: &Interrupted) -> Option<Here> {
+        None
+    }
+}
+
+/// The registers of the calling thread where a signal has interrupted it, behind the instruction that is of interest.
+#[derive(Clone, Copy, Debug)]
+pub struct Interrupted {
+    /// The program counter.
+    pub pc: usize,
+    /// The stack pointer.
+    pub sp: usize,
+    /// The register that holds the frame pointer in code that has one.
+    pub fp: usize,
+}
+
+impl Interrupted {
+    /// As if the calling thread were interrupted here.
+    #[inline(always)]
+    pub(crate) fn here() -> Interrupted {
+        let Here { pc, sp, registers } = here();
+        #[cfg(target_arch = "x86_64")]
+        let fp = registers.bp() as usize;
+        #[cfg(not(target_arch = "x86_64"))]
+        let fp = registers.fp() as usize;
+        Interrupted {
+            pc: pc as usize,
+            sp,
+            fp,
+        }
+    }
+}
+
+/// Where the function begins that a code address lies in, as the tables for unwinding say; parts that a compiler has put
+/// elsewhere count as functions. `None` where no table speaks of it.
+pub fn function_at(address: u64) -> Option<u64> {
+    unsafe extern "C" {
+        /// Of the unwinder that Rust's library is linked with (unwind-dw2.c in GCC). It takes a return address.
+        fn _Unwind_FindEnclosingFunction(address: *mut std::ffi::c_void) -> *mut std::ffi::c_void;
+    }
+    // SAFETY: takes any address; it reads the tables of loaded objects.
+    let start = unsafe { _Unwind_FindEnclosingFunction((address + 1) as *mut _) };
+    (!start.is_null()).then_some(start as u64)
+}
+
 /// The place that this is inlined into.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
@@ -242,13 +333,50 @@ pub(crate) fn here() -> Here {
     Here {
         pc,
         sp: sp as usize,
-        registers: UnwindRegsNative::new(lr, sp, fp),
+        registers: UnwindRegsNative::new_with_ptr_auth_mask(framehop::aarch64::PtrAuthMask(address_bits()), lr, sp, fp),
     }
 }
+
+/// The bits of a code address that are no part of a signature. Return addresses on the stack are signed where code is
+/// built with `-mbranch-protection`, as distributions do. How many bits a signature has depends on the kernel's
+/// page tables, so the processor is asked: XPACLRI strips the signature off x30, and does nothing on a processor that
+/// signs nothing (Arm Architecture Reference Manual, C6.2).
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn address_bits() -> u64 {
+    let stripped: u64;
+    // SAFETY: changes the one register that it names.
+    unsafe {
+        std::arch::asm!("hint #7", inlateout("x30") ALL_SIGNED => stripped, options(nomem, nostack, preserves_flags));
+    }
+    stripped
+}
+
+/// An address of user space, which bit 55 tells, with all other bits of a signature set.
+#[cfg(target_arch = "aarch64")]
+const ALL_SIGNED: u64 = !(1 << 55);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn a_signature_is_stripped() {
+        let address = a_signature_is_stripped as *const () as u64;
+        let signed: u64;
+        // SAFETY: PACIAZ signs x30, or does nothing, and the asm names that register.
+        unsafe { std::arch::asm!("hint #24", inlateout("x30") address => signed, options(nomem, nostack)) };
+        assert_eq!(signed & address_bits(), address, "{signed:#x}");
+    }
+
+    #[test]
+    fn the_function_of_an_address_is_found() {
+        let start = stack_around as *const () as u64;
+        assert_eq!(function_at(start), Some(start));
+        assert_eq!(function_at(start + 4), Some(start));
+        assert_eq!(function_at(16), None);
+    }
 
     #[test]
     fn a_broken_header_is_refused() {
@@ -257,6 +385,25 @@ mod tests {
         assert_eq!(eh_frame_start(0x1000, &[2, 0x1b, 3, 0x3b, 4, 0, 0, 0]), None);
         assert_eq!(eh_frame_start(0x1000, &[1, 0x1b, 3, 0x3b, 4, 0, 0, 0]), Some(0x1008));
         assert_eq!(eh_frame_start(0, &[1, 0x1b, 3, 0x3b, 0, 0, 0, 0x80]), None);
+    }
+
+    #[test]
+    fn a_copy_is_read_and_not_what_it_is_of() {
+        // The header says that `.eh_frame` begins 8 bytes behind it.
+        let copy = vec![1, 0x1b, 3, 0x3b, 4, 0, 0, 0, 7];
+        let module = Module {
+            base: 0x1000,
+            range: (0x1000, 0x2000),
+            unwind_table: (0x1000, 8),
+            unwind_segment: (0x1000, 0x1009),
+            copy: Some(copy),
+        };
+        assert!(framehop_module(&module).is_some());
+        let short = Module {
+            copy: Some(vec![1, 0x1b, 3, 0x3b, 4, 0, 0, 0]),
+            ..module
+        };
+        assert!(framehop_module(&short).is_none());
     }
 
     proptest::proptest! {
@@ -273,6 +420,7 @@ mod tests {
                 range: (base, base),
                 unwind_table: (table, len),
                 unwind_segment: (segment.0, segment.1.min(table)),
+                copy: None,
             };
             proptest::prop_assert!(framehop_module(&module).is_none());
         }

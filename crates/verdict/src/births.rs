@@ -102,7 +102,7 @@ impl Births {
         // Counts of rare events scatter by about their square root; two of those are allowed for. Beyond
         // that a step may fall to 0.7 of the one before it, the same margin as in the octave rule.
         let keeps_up = |before: f64, after: f64, expected: f64| {
-            after + 2.0 * after.sqrt() >= 0.7 * expected * (before - 2.0 * before.sqrt()).max(0.0)
+            after + 2.0 * after.sqrt() >= 0.7 * expected * (before - 2.0 * before.sqrt())
         };
         if a >= 1.0 && b >= 1.0 && c >= 1.0 && b + c >= 4.0 && keeps_up(a, b, 2.0) && keeps_up(b, c, 1.0) {
             Pace::InStep
@@ -199,5 +199,62 @@ mod tests {
         assert_eq!(births(1..=4096).pace(16_384), Pace::Falling);
         assert_eq!(births(1..=10_000).pace(16_384), Pace::Unclear);
         assert_eq!(births(16_000..=16_384).pace(16_384), Pace::None);
+    }
+
+    /// So many calls of each part of 16,384 left something: the first call of the part, the last, and those between.
+    fn pace(parts: [u32; 3]) -> Pace {
+        let edges = [(2048, 4096), (4096, 8192), (8192, 12_288)];
+        let calls = parts.iter().zip(edges).flat_map(|(count, (from, to))| {
+            let last = (*count > 1).then_some(to - 1);
+            (from..from + count.saturating_sub(1).max((*count).min(1))).chain(last)
+        });
+        births(calls).pace(16_384)
+    }
+
+    #[test]
+    fn a_step_may_fall_to_seven_tenths_and_two_square_roots_of_chance() {
+        // 100 let expect 80 at least, in twice the calls 160; 93 and two roots are 112.3.
+        assert_eq!(pace([100, 93, 93]), Pace::InStep);
+        assert_eq!(pace([100, 92, 92]), Pace::Unclear);
+        assert_eq!(pace([50, 100, 43]), Pace::InStep);
+        assert_eq!(pace([50, 100, 42]), Pace::Unclear);
+        // Just as many as that: 1.4 times 120 are 168, and 0.7 times 2,400 are 1,680.
+        assert_eq!(pace([144, 144, 144]), Pace::InStep);
+        assert_eq!(pace([1000, 2500, 1600]), Pace::InStep);
+    }
+
+    #[test]
+    fn what_falls_to_a_third_is_falling() {
+        assert_eq!(pace([100, 92, 69]), Pace::Falling);
+        assert_eq!(pace([100, 92, 70]), Pace::Unclear);
+        assert_eq!(pace([10, 100, 34]), Pace::Falling);
+        assert_eq!(pace([10, 100, 35]), Pace::Unclear);
+    }
+
+    #[test]
+    fn a_few_births_are_in_step_where_no_part_is_empty() {
+        assert_eq!(pace([1, 2, 2]), Pace::InStep);
+        assert_eq!(pace([1, 1, 3]), Pace::InStep);
+        assert_eq!(pace([1, 1, 2]), Pace::Unclear);
+        assert_eq!(pace([0, 2, 2]), Pace::Unclear);
+        assert_eq!(pace([1, 0, 4]), Pace::Unclear);
+        assert_eq!(pace([0, 0, 5]), Pace::Unclear);
+        assert_eq!(pace([1, 4, 0]), Pace::Falling);
+        assert_eq!(pace([1, 1, 0]), Pace::Falling);
+        assert_eq!(pace([0, 1, 0]), Pace::Falling);
+        assert_eq!(pace([1, 0, 0]), Pace::Falling);
+    }
+
+    #[test]
+    fn what_only_one_call_left_is_spread_over_the_window() {
+        let rate = births([150, 150, 150]).rate(100, 200);
+        assert_eq!((rate.blocks, rate.bytes, rate.every), (0.03, 0.48, None));
+        assert_eq!(births([99, 200]).rate(100, 200), Rate::default());
+    }
+
+    #[test]
+    fn uneven_distances_are_no_period() {
+        let rate = births([100, 110, 121]).rate(0, 200);
+        assert_eq!((rate.blocks, rate.every), (2.0 / 21.0, None));
     }
 }

@@ -153,5 +153,75 @@ mod tests {
         assert_eq!(growth(&born[..2], 60), Growth::None);
         // One block that has become larger.
         assert_eq!(growth(&[(99, 8), (150, 16)], 60), Growth::Some);
+        // What the last call left was born since, too.
+        let three = [(99, 8), (100, 8), (101, 8), (150, 8), (200, 8)];
+        assert_eq!(growth(&three, 51), Growth::Some);
+        assert_eq!(growth(&three[1..], 51), Growth::Some);
+    }
+
+    fn blocks(count: u64) -> Site {
+        site(&vec![(0, 8); count as usize], 0)
+    }
+
+    /// The third of three looks, a thousand calls apart but for the last, after so many calls.
+    fn speed(counts: [u64; 3], calls: u32) -> Speed {
+        let mut history = History::default();
+        history.add(1000, &[blocks(counts[0])]);
+        history.add(2000, &[blocks(counts[1])]);
+        history.speed(&blocks(counts[2]), calls)
+    }
+
+    #[test]
+    fn a_site_slows_down_by_more_than_three_deviations_of_chance() {
+        // 20 before and 5 now: 25 blocks left behind at random are 5 more or less, so three times 5 are allowed for.
+        assert_eq!(speed([100, 120, 125], 3000), Speed::Same);
+        assert_eq!(speed([100, 120, 124], 3000), Speed::Less);
+        // 1,000 before and 1,773 in twice the calls: the error of the 1,000 counts twice, 3 × √5,773 = 227.9.
+        assert_eq!(speed([100, 1100, 1100 + 1773], 4000), Speed::Same);
+        assert_eq!(speed([100, 1100, 1100 + 1772], 4000), Speed::Less);
+        assert_eq!(speed([100, 100, 100], 3000), Speed::Same);
+    }
+
+    #[test]
+    fn a_site_is_ending_below_0_35_of_its_speed() {
+        // 480 before and 96 now: 96 and three times √576 are 168.
+        assert_eq!(speed([100, 580, 676], 3000), Speed::Less);
+        assert_eq!(speed([100, 580, 675], 3000), Speed::Ending);
+        assert_eq!(speed([100, 1100, 1100 + 499], 4000), Speed::Less);
+        assert_eq!(speed([100, 1100, 1100 + 498], 4000), Speed::Ending);
+    }
+
+    #[test]
+    fn a_site_that_is_new_has_grown_and_not_slowed_down() {
+        let mut history = History::default();
+        assert_eq!(history.growth(&blocks(2), 1000), Growth::Some);
+        history.add(1000, &[]);
+        history.add(2000, &[blocks(600)]);
+        assert_eq!(history.speed(&blocks(601), 3000), Speed::Same);
+        assert_eq!(
+            (history.rise(&blocks(601), 3000), history.rise(&blocks(601), 1500)),
+            (8, 4808)
+        );
+        let other = Site { id: 2, ..blocks(2) };
+        assert_eq!(history.growth(&other, 3000), Growth::Some);
+        assert_eq!(history.rise(&other, 3000), 16);
+    }
+
+    #[test]
+    fn looks_less_than_a_quarter_of_the_calls_apart_are_not_compared() {
+        let mut history = History::default();
+        history.add(300, &[blocks(1)]);
+        assert_eq!((history.calls_before(398), history.calls_before(399)), (0, 300));
+        history.add(1000, &[blocks(1)]);
+        assert_eq!((history.calls_before(1200), history.calls_before(1400)), (300, 1000));
+    }
+
+    #[test]
+    fn two_looks_remain_to_compare_with_behind_two_that_came_just_now() {
+        let mut history = History::default();
+        [(1000, 100), (2000, 600), (3990, 620), (3995, 620)]
+            .into_iter()
+            .for_each(|(calls, count)| history.add(calls, &[blocks(count)]));
+        assert_eq!(history.speed(&blocks(620), 4000), Speed::Ending);
     }
 }

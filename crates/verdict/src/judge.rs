@@ -6,9 +6,9 @@ use crate::births::{Births, Rate};
 use crate::history::History;
 use crate::looks;
 use crate::rules::{Certainty, Kept, Phase, Reason, Rules, Verdict};
-use crate::screen;
-use crate::site::{Moment, Site, SiteFinding, State, told_window};
-use crate::trend::{Amount, Trend};
+use crate::screen::{self, Climb};
+use crate::site::{Moment, Site, SiteFinding, State, is_told_long_enough, told_window};
+use crate::trend::{Amount, Trend, least_rise};
 use crate::witness::{Growth, Witness};
 
 /// Follows one run of calls.
@@ -16,6 +16,8 @@ use crate::witness::{Growth, Witness};
 pub struct Judge {
     rules: Rules,
     trend: Trend,
+    /// The totals of the screening.
+    climb: Climb,
     /// Sites are told apart since this call; before it all blocks are of one site.
     sites_since: Option<u32>,
     /// What the kernel and allocators count, by the numbers that they were given.
@@ -61,10 +63,16 @@ impl Judge {
         Judge {
             rules,
             trend: Trend::default(),
-            sites_since: None,
+            climb: Climb::default(),
+            sites_since: rules.tells_sites_at_once().then_some(0),
             witnesses: Vec::new(),
             history: History::default(),
         }
+    }
+
+    /// Whether sites are told apart from the first call on.
+    pub fn tells_sites(&self) -> bool {
+        self.sites_since.is_some()
     }
 
     /// Whether the totals are wanted after this call, by [`Judge::checkpoint`].
@@ -80,6 +88,9 @@ impl Judge {
     /// Notes the total after a call.
     pub fn checkpoint(&mut self, call: u32, total: Amount) {
         self.trend.add(call, total.bytes);
+        if self.rules.screens().is_some_and(|[_, second]| call <= second) {
+            self.climb.add(total.bytes);
+        }
     }
 
     /// Something that another one counts may be growing, and the live set does not explain it: [`Judge::witness`] tells it
@@ -149,7 +160,7 @@ impl Judge {
             open.extend(self.growths(calls).filter_map(growing));
         }
         if open.is_empty() && findings.is_empty() && self.trend.still_rises(calls) {
-            open = self.rising_sites(calls, sites);
+            open = self.rising_sites(calls, sites, 0);
             open.retain(|found| !falling.contains(&found.site));
         }
         if !findings.is_empty() {
@@ -160,6 +171,10 @@ impl Judge {
         }
         if !falling.is_empty() {
             return self.outcome(Verdict::Bounded, Reason::Slows(kept(calls, sites)), Vec::new(), 0);
+        }
+        if calls >= self.rules.clean_at() && !self.tells_sites_long_enough(calls) {
+            let needed = looks::next(&self.rules, calls);
+            return self.outcome(Verdict::Indeterminate, Reason::StoppedEarly { needed }, Vec::new(), 0);
         }
         self.nothing_grows(calls, sites)
     }
@@ -173,12 +188,10 @@ impl Judge {
     fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
         let [_, second] = self.rules.screens()?;
         let quiet = |scarce| {
-            let mut all = Births::default();
             let sites = sites.iter().filter(|site| site.scarce == scarce);
-            sites.for_each(|site| all.join(&site.births));
-            screen::is_quiet(&all, calls)
+            screen::is_quiet(&all_births(sites), calls)
         };
-        let clean = calls <= second && quiet(false) && quiet(true);
+        let clean = calls <= second && quiet(false) && quiet(true) && !self.climb.goes_on();
         clean.then(|| self.outcome(Verdict::Clean, Reason::NothingGrows, Vec::new(), 1))
     }
 
@@ -200,7 +213,8 @@ impl Judge {
         }
         if moment.phase == Phase::Confirming && self.trend.keeps_rising(calls) {
             let known: Vec<usize> = findings.iter().map(|found| found.site).collect();
-            let rising = self.rising_sites(calls, sites);
+            // Of what has become full lately a table may still grow, by little beside what the trend is made of.
+            let rising = self.rising_sites(calls, sites, self.trend.last_rise(calls) / 8);
             findings.extend(rising.into_iter().filter(|found| !known.contains(&found.site)));
         }
         if findings.is_empty() && moment.phase > Phase::Early {
@@ -220,23 +234,28 @@ impl Judge {
             true => self.trend.still_rises(calls),
             false => self.trend.rises(calls),
         };
-        let is_over = moment.phase > Phase::Early && !rises;
+        let is_over = moment.phase > Phase::Early && !rises && self.tells_sites_long_enough(calls);
         is_over.then(|| self.nothing_grows(calls, sites))
     }
 
     fn go_on(&mut self, calls: u32, sites: &[Site]) -> Next {
-        let mut all = Births::default();
-        sites.iter().for_each(|site| all.join(&site.births));
+        let all = all_births(sites);
         // Early on only what looks like a steady leak is worth the cost of stacks.
         let suspicious = calls >= self.rules.clean_at()
-            || self.rules.screens().is_some_and(|[_, second]| calls >= second)
+            || self.rules.screens().is_some_and(|[first, _]| calls > first)
             || all.spread(calls / 8, calls - calls / 4, 4);
-        if suspicious && self.sites_since.is_none() {
+        // Not where the calls that are left would not suffice: those before would be lost for the verdict.
+        let max_calls = self.rules.max_calls;
+        if suspicious && self.sites_since.is_none() && is_told_long_enough(Some(calls), max_calls, self.rules.period) {
             self.sites_since = Some(calls);
         }
         Next::Continue {
             tell_sites: self.sites_since.is_some(),
         }
+    }
+
+    fn tells_sites_long_enough(&self, calls: u32) -> bool {
+        is_told_long_enough(self.sites_since, calls, self.rules.period)
     }
 
     fn growths(&self, calls: u32) -> impl Iterator<Item = (usize, Growth)> + '_ {
@@ -255,13 +274,15 @@ impl Judge {
         }
     }
 
-    /// Sites that hold more bytes than at the look before, or than nothing if this is the first: they carry the trend.
-    fn rising_sites(&self, calls: u32, sites: &[Site]) -> Vec<SiteFinding> {
+    /// Sites that hold more bytes than at the look before, or than nothing if this is the first: they carry the trend,
+    /// unless all of them together rise by too little.
+    fn rising_sites(&self, calls: u32, sites: &[Site], least: u64) -> Vec<SiteFinding> {
         const SHARE_PERCENT: u64 = 5;
         let since = self.history.calls_before(calls);
         let rise = |site: &Site| self.history.rise(site, calls);
         let all: u64 = sites.iter().map(rise).sum();
-        let carries = |rise: u64| rise > 0 && rise * 100 >= all * SHARE_PERCENT;
+        let least = least.max(least_rise(calls - since));
+        let carries = |rise: u64| all >= least && rise * 100 >= all * SHARE_PERCENT;
         let rising = sites.iter().map(|site| (site.id, rise(site)));
         let finding = |(site, rise)| {
             let bytes = rise as f64 / f64::from(calls - since);
@@ -317,6 +338,12 @@ fn in_bytes(site: usize, bytes: f64, births: (u32, u32)) -> SiteFinding {
     }
 }
 
+fn all_births<'a>(sites: impl IntoIterator<Item = &'a Site>) -> Births {
+    let mut all = Births::default();
+    sites.into_iter().for_each(|site| all.join(&site.births));
+    all
+}
+
 /// What stayed, less the youngest, which may be in use.
 fn kept(calls: u32, sites: &[Site]) -> Kept {
     let (mut blocks, mut scarce) = (Births::default(), Births::default());
@@ -324,11 +351,8 @@ fn kept(calls: u32, sites: &[Site]) -> Kept {
         let old = if site.scarce { &mut scarce } else { &mut blocks };
         old.join_until(&site.births, calls / 2);
     }
-    let total = blocks.total();
-    Kept {
-        blocks: total.blocks,
-        bytes: total.bytes,
-        scarce: scarce.total().blocks,
-        last_call: blocks.last().max(scarce.last()).unwrap_or(0),
-    }
+    Kept::of(&blocks, &scarce)
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ mod screen;
 mod site;
 mod trend;
 mod witness;
+pub mod writes;
 
 pub use births::{Births, Rate};
 pub use judge::{Judge, Next, Outcome, WITNESS};

@@ -65,18 +65,25 @@ pub fn judge(tallies: &[Tally; 3], all: (u32, i64)) -> Holding {
         (to.calls - from.calls, surplus, to.count - from.count)
     };
     let (before, after) = (window(first, second), window(second, third));
-    if before.1.abs() < 2 || !in_step((before.0, before.1), (after.0, after.1)) {
+    let (before_by, after_by) = ((before.0, before.1), (after.0, after.1));
+    // What comes a few at a time may by chance come once in the first window where it comes twice as a rule: then both
+    // are compared with the calls before them.
+    let earlier = (
+        all.0.saturating_sub(before.0 + after.0),
+        all.1 - (third.count - first.count),
+    );
+    let keeps_step = in_step(before_by, after_by) || in_step(earlier, before_by) && in_step(earlier, after_by);
+    if before.1.abs() < 2 || !keeps_step {
         return Holding::Seen;
     }
     let words = third.words - second.words;
-    let (before_by, after_by) = ((before.0, before.1), (after.0, after.1));
     // Over all calls the count may have moved for other reasons too, such as what was dropped after the first of them.
     let lately = rate(&[before_by, after_by]);
     let rate = match lately.every == Some(1) || !in_step(after_by, all) {
         true => lately,
         false => rate(&[before_by, after_by, all]),
     };
-    match after.1 > 0 {
+    match after.1.is_positive() {
         true if words * 2 >= after.1 => Holding::Hidden,
         true => Holding::Leaked(rate),
         // References that were hidden may go, too. And where only more is seen than before, the count stands still.
@@ -108,8 +115,7 @@ fn rate(intervals: &[(u32, i64)]) -> Rate {
         .unwrap_or_default();
     let all = (f64::from(longest.0), longest.1.abs() as f64);
     let (whole, distance) = ((all.1 / all.0).round(), (all.0 / all.1).round());
-    let is_only =
-        distance > 1.0 && fits(1.0 / distance) && !fits(1.0 / (distance - 1.0)) && !fits(1.0 / (distance + 1.0));
+    let is_only = fits(1.0 / distance) && !fits(1.0 / (distance - 1.0)) && !fits(1.0 / (distance + 1.0));
     let (blocks, every) = if whole >= 1.0 && fits(whole) {
         (whole, Some(1))
     } else if is_only {
@@ -192,6 +198,23 @@ mod tests {
     }
 
     #[test]
+    fn references_are_released_where_half_of_them_are_missing_from_the_count() {
+        // The surplus falls by 60 and by 140, the count by so many, and the collector sees the more for the rest.
+        let released = |before: i64, after: i64| {
+            let tallies =
+                [(100, 0, 0), (160, before, 60), (301, before + after, 200)].map(|(calls, count, surplus)| Tally {
+                    calls,
+                    count,
+                    visible: count + surplus,
+                    words: 0,
+                });
+            matches!(over(tallies), Holding::Released(_))
+        };
+        assert!(released(-60, -140) && released(-30, -70));
+        assert!(!released(-29, -70) && !released(-30, -69));
+    }
+
+    #[test]
     fn only_what_moves_with_the_calls_is_looked_at_closely() {
         assert!(is_suspicious(&[(2, 0), (16, 14), (64, 62)]));
         assert!(is_suspicious(&[(2, 0), (512, 1), (1024, 2), (2048, 4)]));
@@ -199,6 +222,96 @@ mod tests {
         assert!(!is_suspicious(&[(2, 0), (16, 1), (64, 3)]));
         assert!(!is_suspicious(&[(2, 0), (512, 64), (1024, 64), (2048, 64)]));
         assert!(!is_suspicious(&[(2, 0), (512, 5), (1024, -3), (2048, 2)]));
+    }
+
+    #[test]
+    fn a_close_look_is_as_long_as_the_rate_needs() {
+        assert_eq!((windows(1.0), windows(5.0)), ((60, 141), (60, 141)));
+        assert_eq!((windows(0.1), windows(-0.1)), ((80, 188), (80, 188)));
+        assert_eq!(windows(0.001), (4096, 9625));
+    }
+
+    #[test]
+    fn four_references_are_worth_a_look_or_one_in_long_intervals() {
+        assert!(is_suspicious(&[(2, 0), (258, 1), (514, 2)]));
+        assert!(!is_suspicious(&[(3, 0), (258, 1), (514, 2)]));
+        assert!(!is_suspicious(&[(2, 0), (258, 1), (513, 2)]));
+        assert!(is_suspicious(&[(2, 5), (16, 9), (64, 23)]));
+        assert!(is_suspicious(&[(2, 5), (16, 1), (64, -13)]));
+        assert!(!is_suspicious(&[(2, 5), (16, 8), (64, 18)]));
+    }
+
+    #[test]
+    fn in_step_is_the_same_way_give_or_take_a_half_and_two() {
+        // Ten in 100 calls let expect 20 in 200.
+        let steps = [7, 8, 32, 33].map(|by| in_step((100, 10), (200, by)));
+        assert_eq!(steps, [false, true, true, false]);
+        let steps = [-7, -8, -32, -33].map(|by| in_step((100, -10), (200, by)));
+        assert_eq!(steps, [false, true, true, false]);
+        assert!(!in_step((100, 1), (100, -1)) && in_step((100, 1), (100, 1)));
+        assert!(!in_step((100, 1), (100, 0)) && !in_step((100, 0), (100, 0)));
+    }
+
+    #[test]
+    fn a_rate_is_exact_where_nothing_else_fits() {
+        let rate = |intervals: &[(u32, i64)]| {
+            let rate = super::rate(intervals);
+            (rate.blocks, rate.every)
+        };
+        assert_eq!(rate(&[(300, 30)]), (0.1, Some(10)));
+        assert_eq!(rate(&[(300, -30)]), (0.1, Some(10)));
+        assert_eq!(rate(&[(95, 10)]), (10.0 / 95.0, None), "every ninth call fits, too");
+        assert_eq!(
+            rate(&[(104, 10)]),
+            (10.0 / 104.0, None),
+            "every eleventh call fits, too"
+        );
+        assert_eq!(
+            rate(&[(60, 2), (1000, 100)]),
+            (0.1, None),
+            "the shorter one does not fit"
+        );
+        assert_eq!(
+            (rate(&[(100, 101)]), rate(&[(100, 102)])),
+            ((1.0, Some(1)), (1.02, None))
+        );
+        assert_eq!(rate(&[(100, 150)]), (1.5, None));
+        assert_eq!(rate(&[(100, 55)]), (0.55, None));
+        assert_eq!(rate(&[(20, 40), (100, 200)]), (2.0, Some(1)));
+    }
+
+    #[test]
+    fn all_calls_make_a_rare_rate_exact_where_they_are_in_step() {
+        let leak = |by: [i64; 2], all| {
+            let tallies = [(100, 0), (160, by[0]), (301, by[0] + by[1])].map(|(calls, count)| Tally {
+                calls,
+                count,
+                visible: 0,
+                words: 0,
+            });
+            rates(judge(&tallies, all))
+        };
+        assert_eq!(leak([3, 7], (2000, 100)), Some((0.05, Some(20))));
+        assert_eq!(leak([3, 7], (2000, -5)), Some((7.0 / 141.0, None)));
+        assert_eq!(leak([6, 14], (2000, -5)), Some((0.1, Some(10))));
+    }
+
+    #[test]
+    fn a_first_window_with_few_of_them_is_compared_with_the_calls_before() {
+        // Four in 245 calls, of which the first window has seen one.
+        let leak = |earlier: (u32, i64)| {
+            let tallies = [(5635, 92), (6124, 96), (7275, 116)].map(|(calls, count)| Tally {
+                calls,
+                count,
+                visible: 0,
+                words: 0,
+            });
+            judge(&tallies, (1640 + earlier.0, 24 + earlier.1))
+        };
+        assert!(matches!(leak((2048, 36)), Holding::Leaked(_)));
+        assert_eq!(leak((2048, 0)), Holding::Seen);
+        assert_eq!(leak((2048, 53)), Holding::Seen, "the first window is too slow for that");
+        assert_eq!(leak((2048, 20)), Holding::Seen, "the second is too fast");
     }
 
     proptest::proptest! {

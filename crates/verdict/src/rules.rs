@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::births::Births;
+
 /// How deep to look. All numbers are calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -52,6 +54,12 @@ impl Rules {
     /// The first look that may end in "clean".
     pub fn clean_at(&self) -> u32 {
         self.period.saturating_mul(CALLS_PER_PERIOD).max(16)
+    }
+
+    /// Whether sites are told apart from the first call on. In few calls there is no time to begin with it when something
+    /// is suspicious, and it costs little.
+    pub(crate) fn tells_sites_at_once(&self) -> bool {
+        self.screen.is_none() && self.max_calls < Rules::default().clean_at()
     }
 
     /// What `calls` calls suffice for, which took so long.
@@ -153,4 +161,64 @@ pub struct Kept {
     pub scarce: u64,
     /// The call that the youngest of them is from.
     pub last_call: u32,
+}
+
+impl Kept {
+    /// These blocks of memory, and these descriptors, threads and the like.
+    pub fn of(blocks: &Births, scarce: &Births) -> Kept {
+        let total = blocks.total();
+        Kept {
+            blocks: total.blocks,
+            bytes: total.bytes,
+            scarce: scarce.total().blocks,
+            last_call: blocks.last().max(scarce.last()).unwrap_or(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FAST: Duration = Duration::ZERO;
+
+    #[test]
+    fn phases_begin_at_their_call() {
+        let rules = Rules::default();
+        let phase = |calls| rules.phase(calls, FAST);
+        assert_eq!((phase(2047), phase(2048)), (Phase::Early, Phase::Clearing));
+        assert_eq!((phase(65_535), phase(65_536)), (Phase::Clearing, Phase::Confirming));
+    }
+
+    #[test]
+    fn growth_is_confirmed_earlier_where_the_calls_between_would_take_over_five_seconds() {
+        // 49,152 calls of 102 microseconds take 5.01 seconds, of 101 microseconds 4.96.
+        let phase = |calls: u32, micros| Rules::default().phase(calls, Duration::from_micros(micros) * calls);
+        assert_eq!(phase(16_383, 102), Phase::Clearing);
+        assert_eq!(phase(16_384, 102), Phase::Confirming);
+        assert_eq!(phase(16_384, 101), Phase::Clearing);
+        // Just five seconds more.
+        let rules = Rules {
+            confirm: 32_768,
+            ..Rules::default()
+        };
+        assert_eq!(rules.phase(16_384, Duration::from_secs(5)), Phase::Clearing);
+    }
+
+    #[test]
+    fn a_long_period_takes_32_periods_to_confirm() {
+        let rules = |period| Rules {
+            period,
+            ..Rules::default()
+        };
+        assert_eq!((rules(512).settled(), rules(513).settled()), (16_384, 16_416));
+        assert_eq!(rules(4096).phase(131_071, FAST), Phase::Clearing);
+        assert_eq!(rules(4096).phase(131_072, FAST), Phase::Confirming);
+    }
+
+    #[test]
+    fn sixteen_calls_are_the_fewest_that_can_be_clean() {
+        let clean_at = |period| Rules::of(Some(period), None).clean_at();
+        assert_eq!((clean_at(1), clean_at(4), clean_at(5)), (16, 16, 20));
+    }
 }

@@ -49,16 +49,25 @@ impl Trend {
         matches!(rises, [Some(now), Some(_), Some(before)] if now >= 2 * before)
     }
 
+    /// So much has come in the last full octave and the one before it.
+    pub(crate) fn last_rise(&self, calls: u32) -> u64 {
+        self.rise(last_octave(calls)).unwrap_or(0)
+    }
+
     fn rise(&self, octave: i64) -> Option<u64> {
         let ((low, _), (earlier_low, earlier_high)) = (self.range(octave)?, self.range(octave - 2)?);
-        // Below a quarter of a byte per call it is a counter that got one more digit.
-        let least = (1u64 << octave) / 4;
-        (low > earlier_high && low >= earlier_low + least).then(|| low - earlier_low)
+        (low > earlier_high && low >= earlier_low + least_rise(1 << octave)).then(|| low - earlier_low)
     }
 
     fn range(&self, octave: i64) -> Option<(u64, u64)> {
         self.octaves.get(usize::try_from(octave).ok()?).copied().flatten()
     }
+}
+
+/// So many bytes more over so many calls are a rise. Below a quarter of a byte per call it is a counter that got one
+/// more digit, or a cache of which the last entries are filled.
+pub(crate) fn least_rise(calls: u32) -> u64 {
+    u64::from(calls) / 4
 }
 
 /// The last octave that `calls` calls have filled.
@@ -117,5 +126,70 @@ mod tests {
             !trend(|call| (f64::from(call).ln() * 4096.0) as u64).keeps_rising(16_384),
             "logarithmic"
         );
+    }
+
+    /// The lowest and the highest total of each octave, from the first call on.
+    fn octaves(ranges: &[(u64, u64)]) -> Trend {
+        let mut trend = Trend::default();
+        for (octave, (low, high)) in ranges.iter().enumerate() {
+            let last = (2 << octave) - 1;
+            trend.add(1 << octave, *high);
+            trend.add(last, *low);
+        }
+        trend
+    }
+
+    #[test]
+    fn an_octave_counts_once_its_last_call_is_made() {
+        let filled = |calls| last_octave(calls);
+        assert_eq!((filled(1), filled(2), filled(3)), (0, 0, 1));
+        assert_eq!((filled(6), filled(7), filled(8)), (1, 2, 2));
+        assert_eq!((filled(65_534), filled(65_535)), (14, 15));
+    }
+
+    #[test]
+    fn a_rise_lies_above_all_of_two_octaves_before_by_a_quarter_byte_per_call() {
+        // In [64, 128) and [256, 512): a quarter of 256.
+        let rises = |early: (u64, u64), late: (u64, u64)| {
+            let mut ranges = [(1000, 1000); 9];
+            (ranges[6], ranges[8]) = (early, late);
+            octaves(&ranges).rises(511)
+        };
+        assert!(rises((500, 500), (564, 600)));
+        assert!(!rises((500, 500), (563, 600)), "less");
+        assert!(rises((500, 563), (564, 564)));
+        assert!(!rises((500, 564), (564, 600)), "not above its highest");
+        assert!(!rises((500, 900), (600, 1000)), "a sawtooth");
+        assert!(!octaves(&[(0, 0), (100, 100)]).rises(3), "nothing two octaves before");
+    }
+
+    #[test]
+    fn a_rise_goes_on_where_each_octave_rises_and_doubles_within_two() {
+        let trend = |totals: [u64; 5]| {
+            let mut ranges = vec![(0, 0); 5];
+            ranges.extend(totals.map(|total| (total, total)));
+            octaves(&ranges)
+        };
+        // Octaves 5 to 9: rises of 1,000 and 2,000 over two octaves.
+        assert!(trend([11_000, 11_500, 12_000, 13_000, 14_000]).keeps_rising(1023));
+        assert!(
+            !trend([11_000, 11_500, 12_000, 13_000, 13_999]).keeps_rising(1023),
+            "less than twice"
+        );
+        assert!(
+            !trend([11_000, 11_500, 12_000, 11_500, 14_000]).keeps_rising(1023),
+            "a pause between"
+        );
+        assert!(
+            !trend([11_000, 11_500, 11_000, 13_000, 14_000]).keeps_rising(1023),
+            "a late beginning"
+        );
+        let still = |totals, calls| trend(totals).still_rises(calls);
+        assert!(still([0, 0, 0, 500, 501], 1023));
+        assert!(!still([0, 0, 0, 500, 500], 1023), "as much as in the octave before");
+        assert!(!still([0, 500, 450, 450, 501], 1023), "not by enough");
+        // What is known of the octave that is not full: it may not fall back.
+        assert!(still([0, 0, 500, 1000, 1001], 600));
+        assert!(!still([0, 0, 500, 1000, 1000], 600));
     }
 }

@@ -115,6 +115,61 @@ mod tests {
         assert_eq!(growth(steps(&[1500, 3800]), 4096), Growth::None);
     }
 
+    /// 4,096 calls, of which the last three quarters are compared, and each third of those took so much.
+    fn thirds(parts: [i64; 3]) -> Growth {
+        after(4096, 64, parts)
+    }
+
+    fn after(calls: u32, since: u32, parts: [i64; 3]) -> Growth {
+        let mut witness = Witness::new(since, 3000, 0.0);
+        let mut bytes = 1_000_000;
+        let from = since.max(calls / 4);
+        let step = (calls - from) / 3;
+        witness.add(500, 0);
+        witness.add(from, bytes as u64);
+        for (part, call) in parts.into_iter().zip([from + step, from + 2 * step, calls]) {
+            witness.add(call - 100, 0);
+            bytes += part;
+            witness.add(call, bytes as u64);
+        }
+        witness.growth(calls)
+    }
+
+    #[test]
+    fn less_than_the_figures_can_tell_is_no_growth() {
+        assert_eq!(thirds([1000, 1000, 1000]), Growth::Steady(3000.0 / 3072.0));
+        assert_eq!(thirds([1000, 1000, 999]), Growth::None);
+    }
+
+    #[test]
+    fn growth_is_over_where_the_last_third_took_less_than_a_sixth() {
+        assert_eq!(thirds([2500, 2500, 1000]), Growth::Unclear(6000.0 / 3072.0));
+        assert_eq!(thirds([2501, 2500, 999]), Growth::None);
+    }
+
+    #[test]
+    fn thirds_are_even_from_0_7_up_to_1_4_of_their_mean() {
+        assert_eq!(thirds([700, 1000, 1300]), Growth::Steady(3000.0 / 3072.0));
+        assert_eq!(thirds([699, 1000, 1301]), Growth::Unclear(3000.0 / 3072.0));
+        assert_eq!(thirds([1399, 801, 800]), Growth::Steady(3000.0 / 3072.0));
+        assert_eq!(thirds([1400, 800, 800]), Growth::Unclear(3000.0 / 3072.0));
+        assert_eq!(thirds([1500, 1, 1499]), Growth::Unclear(3000.0 / 3072.0));
+        assert_eq!(thirds([1500, 0, 1500]), Growth::None);
+        assert_eq!(thirds([3000, -1000, 1000]), Growth::None);
+    }
+
+    #[test]
+    fn growth_is_steady_once_it_was_counted_for_three_quarters_of_4096_calls() {
+        assert_eq!(after(4095, 1023, [1000; 3]), Growth::Unclear(3000.0 / 3072.0));
+        assert_eq!(after(4096, 1025, [1000; 3]), Growth::Unclear(3000.0 / 3071.0));
+        assert_eq!(after(4096, 1024, [1000; 3]), Growth::Steady(3000.0 / 3072.0));
+    }
+
+    #[test]
+    fn nothing_is_suspected_where_nothing_was_seen() {
+        assert_eq!(Witness::new(2048, 3000, 0.0).growth(2048), Growth::None);
+    }
+
     #[test]
     fn arenas_that_fill_up_and_single_steps_are_not() {
         assert_eq!(growth(|_| 1 << 30, 4096), Growth::None);

@@ -1,12 +1,17 @@
 """What ``pytest --leaks`` does; loaded only when it is given.
 
 ``options``   what was asked for, on the command line, in the ini file and by markers
+``inside``    all that touches pytest's insides
 ``rounds``    runs one test again and again, each time from set-up to teardown
+``counting``  what counts of a round, and where the free lists are cleared
 ``fixtures``  counts what fixtures of function scope allocate
+``elsewhere`` where no test can be judged
 ``progress``  says on a terminal that a test takes long
+``budget``    shares the time of the run between the tests
 ``judge``     runs each test once as always, then judges it
 ``results``   what was found, grouped by the place that leaks
 ``baseline``  leaks that are known
+``alone``     the command that shows a leak without the rest of the suite
 ``summary``   the text at the end
 ``files``     JSON, junit XML, annotations, and the journal that survives a crash
 ``workers``   pytest-xdist
@@ -22,12 +27,16 @@ import pytest
 
 def install(config: pytest.Config) -> None:
     """Registers what this process has to do."""
-    version = tuple(int(part) for part in pytest.__version__.split(".")[:2])
-    if version < (7, 4):
-        raise pytest.UsageError(f"--leaks needs pytest 7.4 or later; this is {pytest.__version__}")
     option = config.option
-    if option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False):
+    if any(getattr(option, name, False) for name in ("collectonly", "setuponly", "setupplan")):
         return  # No test runs.
+    from leaktight._pytest import elsewhere, inside
+
+    manager = config.pluginmanager
+    why_not = inside.cannot_repeat() or elsewhere.why_not()
+    if why_not:
+        manager.register(elsewhere.NotJudged(config, why_not), "leaktight-not-judged")
+        return
 
     from leaktight._pytest.judge import Judge
     from leaktight._pytest.options import Options
@@ -36,7 +45,6 @@ def install(config: pytest.Config) -> None:
     from leaktight._pytest.workers import Receiver, Sender
 
     options = Options.of(config)
-    manager = config.pluginmanager
     if hasattr(config, "workerinput"):
         sender = Sender(config)
         manager.register(sender, "leaktight-sender")

@@ -36,13 +36,15 @@ class Baseline:
 
     @classmethod
     def read(cls, options: Options) -> Baseline:
-        """A file that is not there yet has no entries.
+        """A file that is to be written has no entries yet.
 
         :raises pytest.UsageError: saying what is wrong with the file.
         """
         path = options.baseline
-        if path is None or not path.exists():
+        if path is None or (options.update_baseline and not path.exists()):
             return cls(path, [])
+        if not path.exists():
+            raise pytest.UsageError(f"baseline {path}: there is no such file; --leaks-update-baseline writes it")
         try:
             entries = _toml().loads(path.read_text(encoding="utf-8")).get("leak", [])
         except (OSError, ValueError) as why:
@@ -52,7 +54,7 @@ class Baseline:
         for number, entry in enumerate(entries, 1):
             wrong = _wrong(entry, reasons=not options.update_baseline)
             if wrong:
-                raise pytest.UsageError(f"baseline {path}: entry {number}: {wrong}")
+                raise pytest.UsageError(f"baseline {path}: entry {number}{_called(entry)}: {wrong}")
         return cls(path, entries)
 
     def entry(self, site: list[str]) -> Optional[dict[str, Any]]:
@@ -91,6 +93,12 @@ def _toml() -> Any:
     raise pytest.UsageError("a baseline needs the package tomli on this Python: pip install tomli")
 
 
+def _called(entry: Any) -> str:
+    """The place that an entry is about, as far as it says one."""
+    stack = entry.get("stack") if isinstance(entry, dict) else None
+    return f" ({', '.join(map(str, stack))})" if isinstance(stack, list) and stack else ""
+
+
 def _wrong(entry: Any, *, reasons: bool) -> str:
     if not isinstance(entry, dict):
         return "it must be a table: [[leak]]"
@@ -107,6 +115,12 @@ def _wrong(entry: Any, *, reasons: bool) -> str:
         return "reason is missing: say why this leak is accepted"
     entry.setdefault("reason", "")
     return ""
+
+
+def entry_of(finding: dict[str, Any]) -> str:
+    """What accepts a leak, once it has a reason."""
+    kind, *stack = finding["site"]
+    return _text({"kind": kind, "stack": stack, "reason": ""})
 
 
 def _text(entry: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import IO, Any, Optional
 
 import pytest
 
-from leaktight._pytest.baseline import Baseline
+from leaktight._pytest.baseline import Baseline, entry_of
 from leaktight._pytest.results import Group, Result, Results
 
 SCHEMA = "leaktight.pytest/1"
@@ -21,36 +21,39 @@ def write_json(path: Path, results: Results, baseline: Baseline) -> None:
     """All results, and the places that leak with the tests that reach them."""
     document = {
         "schema": SCHEMA,
-        "summary": counts(results),
+        "summary": counts(results, baseline),
+        "not_seen": [{"what": what, "tests": [result.test for result in tests]} for what, tests in results.not_seen().items()],
         "findings": [
-            {**group.finding, "known": baseline.knows(group.site), "tests": [result.test for result in group.tests]} for group in results.groups()
+            {
+                **group.finding,
+                "known": baseline.knows(group.site),
+                "tests": [result.test for result in group.tests],
+                "command": group.tests[0].command,
+                "baseline": entry_of(group.finding).strip(),
+            }
+            for group in results.groups()
         ],
         "tests": [{**result.as_dict(), "findings": [finding["site"] for finding in result.findings]} for result in results.all],
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
-def counts(results: Results) -> dict[str, float]:
+def counts(results: Results, baseline: Baseline) -> dict[str, float]:
     """The run in figures."""
+    known = [baseline.knows(group.site) for group in results.groups()]
     return {
         "judged": len(results.judged),
         "leaking": len(results.of("leak")),
         "undecided": len(results.of("indeterminate")),
         "not_judged": len(results.of("not judged")),
-        "places": len(results.groups()),
+        "places": len(known),
+        "known": sum(known),
+        "new": len(known) - sum(known),
+        "not_seen": len(results.not_seen()),
         "plain_seconds": round(results.plain_seconds, 3),
         "seconds": round(results.seconds, 3),
     }
-
-
-def add_to_junit(config: pytest.Config, results: Results) -> None:
-    """Properties of the test suite; test cases cannot have any in xunit2."""
-    from _pytest.junitxml import xml_key
-
-    xml = config.stash.get(xml_key, None)
-    if xml is not None:
-        for name, value in counts(results).items():
-            xml.add_global_property(f"leaktight.{name}", value)
 
 
 def github_annotations(groups: list[Group], root: Path) -> Iterator[str]:
@@ -59,7 +62,8 @@ def github_annotations(groups: list[Group], root: Path) -> Iterator[str]:
         test = group.tests[0]
         file, line = test.file, test.line
         # Of a line that is not sure it would be wrong to say that it leaks.
-        for frame in [] if group.finding.get("earlier_owner") else group.finding["stack"]:
+        is_sure = not (group.finding.get("earlier_owner") or group.finding.get("one_of"))
+        for frame in group.finding["stack"] if is_sure else []:
             path = root / (frame.get("file") or "")
             if frame.get("line") and path.is_file() and path.is_relative_to(root):
                 file, line = str(path.relative_to(root)), frame["line"]

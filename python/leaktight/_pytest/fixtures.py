@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -13,50 +12,49 @@ from types import CodeType
 from typing import Any, Callable, Optional
 
 import pytest
-from _pytest import fixtures as pytests
 
-from leaktight import _core
+from leaktight._pytest import inside
+from leaktight._pytest.counting import count
 
 
-@contextlib.contextmanager
-def counted(item: pytest.Function) -> Iterator[None]:
+class Definitions:
+    """A plugin that knows all fixtures that were set up."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Any] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_fixture_setup(self, fixturedef: Any) -> None:
+        self._by_id.setdefault(id(fixturedef), fixturedef)
+
+    def of_scope(self, *scopes: str) -> list[Any]:
+        return [definition for definition in self._by_id.values() if definition.scope in scopes]
+
+    def wide(self) -> list[Any]:
+        """Those that outlive a test."""
+        return self.of_scope("class", "module", "package", "session")
+
+    def name_of(self, stack: list[dict[str, Any]]) -> Optional[str]:
+        """The fixture of function scope whose function is in the stack."""
+        # A frame's file may be given relative to the current folder.
+        frames = {(os.path.abspath(frame.get("file") or ""), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
+        for definition in self.of_scope("function"):
+            code = getattr(inspect.unwrap(definition.func), "__code__", None)
+            if isinstance(code, CodeType) and (os.path.abspath(code.co_filename), code.co_name) in frames:
+                return str(definition.argname)
+        return None
+
+
+def counted(config: pytest.Config) -> contextlib.AbstractContextManager[None]:
     """Makes what the suite's own fixtures of function scope allocate count. Fixtures of pytest and of plugins
     may keep what they like, and asynchronous ones run with machinery of a plugin's around them."""
-    plain = pytests.call_fixture_func
-    plugins = _plugins(item.config)
+    plugins = _plugins(config)
 
-    def call(function: Callable[..., Any], request: Any, arguments: dict[str, Any]) -> Any:
+    def wrap(function: Callable[..., Any], request: Any) -> Callable[..., Any]:
         ours = request.scope == "function" and not _is_of(plugins, function) and not _is_asynchronous(function)
-        return plain(_inside(function) if ours else function, request, arguments)
+        return _inside(function) if ours else function
 
-    pytests.call_fixture_func = call  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        pytests.call_fixture_func = plain
-
-
-def name_of(item: pytest.Item, stack: list[dict[str, Any]]) -> Optional[str]:
-    """The fixture whose function is in the stack."""
-    # A frame's file may be given relative to the current folder.
-    frames = {(os.path.abspath(frame.get("file") or ""), (frame.get("function") or "").rpartition(".")[2]) for frame in stack if frame["python"]}
-    for definition in definitions(item.session):
-        code = getattr(inspect.unwrap(definition.func), "__code__", None)
-        in_stack = isinstance(code, CodeType) and (os.path.abspath(code.co_filename), code.co_name) in frames
-        if in_stack and definition.scope == "function":
-            return str(definition.argname)
-    return None
-
-
-def definitions(session: pytest.Session) -> list[Any]:
-    """The definitions of all fixtures."""
-    manager: Any = session._fixturemanager
-    # By name; from pytest 9.2 on by name and the node, or its id, that they belong to.
-    if hasattr(manager, "_arg2fixturedefs"):
-        tables = [manager._arg2fixturedefs]
-    else:
-        tables = [*manager._arg2node2fixturedefs.values(), *manager._arg2nodeid2fixturedefs.values()]
-    return [definition for table in tables for same in table.values() for definition in same]
+    return inside.fixtures_called_by(wrap)
 
 
 def _plugins(config: pytest.Config) -> frozenset[str]:
@@ -87,11 +85,3 @@ def _inside(function: Callable[..., Any]) -> Callable[..., Any]:
                 yield count(functools.partial(next, generator))
 
     return steps
-
-
-def count(part: Callable[[], Any]) -> Any:
-    """Calls ``part()`` so that what it allocates counts."""
-    # Clears the free lists of the interpreter: an object of a leak that came out of one would be a block that
-    # pytest has allocated.
-    gc.collect()
-    return _core.inside(part)

@@ -6,6 +6,7 @@ import importlib.machinery
 import sys
 import sysconfig
 import types
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -26,19 +27,20 @@ def objects_of(item: pytest.Function) -> list[Any]:
     Everything that lives could be looked at, as :func:`leaktight.check` does, but not in a few rounds of each test. Nor
     are singletons, whose counts pytest itself moves.
     """
-    found: dict[int, Any] = {}
-    own = vars(item.module) if item.module else {}
-    for value in _shared() + _values(own):
-        if type(value) not in COMMON and not any(value is one for one in SINGLETONS):
-            found.setdefault(id(value), value)
-    return list(found.values())[:MOST]
+    shared = _shared()
+    own = _worth_counting(_values(vars(item.module) if item.module else {}))
+    return [*shared.values(), *(value for at, value in own.items() if at not in shared)][:MOST]
 
 
-def _shared() -> list[Any]:
+def _worth_counting(values: Iterable[Any]) -> dict[int, Any]:
+    return {id(value): value for value in values if type(value) not in COMMON and not any(value is one for one in SINGLETONS)}
+
+
+def _shared() -> dict[int, Any]:
     """What extension modules outside of the standard library have."""
     if _cache.modules != len(sys.modules):
         modules = [module for module in list(sys.modules.values()) if _is_extension(module)]
-        _cache.values = [value for module in modules for value in vars(module).values()]
+        _cache.values = _worth_counting(value for module in modules for value in vars(module).values())
         _cache.modules = len(sys.modules)
     return _cache.values
 
@@ -47,7 +49,7 @@ class _Cache:
     """Found anew when there are more modules."""
 
     modules = 0
-    values: list[Any] = []
+    values: dict[int, Any] = {}
 
 
 _cache = _Cache()

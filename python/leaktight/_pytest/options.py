@@ -29,6 +29,12 @@ class Options:
     json: Optional[Path] = None
     baseline: Optional[Path] = None
     update_baseline: bool = False
+    #: A test that is undecided or could not be judged fails.
+    strict: bool = False
+    #: So many of the slowest tests are shown.
+    durations: int = 0
+    #: Only tests with one of these markers are judged, where any are given.
+    markers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: pytest.Config) -> Options:
@@ -36,26 +42,31 @@ class Options:
         option = config.option
         here, root = Path(config.invocation_params.dir), config.rootpath
         in_ini = config.getini("leaktight_baseline")
-        baseline = here / option.leaks_baseline if option.leaks_baseline else root / in_ini if in_ini else None
-        if option.leaks_update_baseline and baseline is None:
+        baseline = here / option.leaktight_baseline if option.leaktight_baseline else root / in_ini if in_ini else None
+        if option.leaktight_update_baseline and baseline is None:
             raise pytest.UsageError("--leaks-update-baseline needs --leaks-baseline FILE, or leaktight_baseline in the ini file")
         return cls(
             rounds=_number(config, "rounds", int, FEWEST_ROUNDS) or FEWEST_ROUNDS,
             period=_number(config, "period", int, 1) or 1,
-            checks=_checks(option.leaks_checks.split(",") if option.leaks_checks else config.getini("leaktight_checks")),
+            checks=_checks(option.leaktight_checks.split(",") if option.leaktight_checks else config.getini("leaktight_checks")),
             fail_on=fail_on(config),
             time_budget=_number(config, "time_budget", float, 0),
-            json=here / option.leaks_json if option.leaks_json else None,
+            json=here / option.leaktight_json if option.leaktight_json else None,
             baseline=baseline,
-            update_baseline=option.leaks_update_baseline,
+            update_baseline=option.leaktight_update_baseline,
+            strict=is_strict(config),
+            durations=_least(option.leaktight_durations or 0, "--leaks-durations", 0),
+            markers=tuple(config.getini("leaktight_markers")),
         )
 
     def for_test(self, item: pytest.Item) -> Union[Options, str]:
-        """The options of one test, or why it must not be judged.
+        """The options of one test, or why it must not be judged: somebody wants it so.
 
         :raises pytest.UsageError: when a marker is wrong.
         """
         options = self
+        if self.markers and not any(item.get_closest_marker(name) for name in self.markers):
+            return f"it is marked neither {' nor '.join(self.markers)}" if len(self.markers) > 1 else f"it is not marked {self.markers[0]}"
         # The closest marker comes first, and must be applied last.
         for marker in reversed(list(item.iter_markers("leaktight"))):
             asked = dict(marker.kwargs)
@@ -80,14 +91,19 @@ class Options:
 
 def fail_on(config: pytest.Config) -> frozenset[str]:
     """The severities that fail a test."""
-    least = config.option.leaks_fail_on or config.getini("leaktight_fail_on") or "error"
+    least = config.option.leaktight_fail_on or config.getini("leaktight_fail_on") or "error"
     if least not in ("error", "warning"):
         raise pytest.UsageError(f"leaktight_fail_on must be error or warning, not {least!r}")
     return frozenset({"error", "warning"} if least == "warning" else {"error"})
 
 
+def is_strict(config: pytest.Config) -> bool:
+    """Whether a test that is undecided or could not be judged fails."""
+    return bool(config.option.leaktight_strict or config.getini("leaktight_strict"))
+
+
 def _number(config: pytest.Config, name: str, kind: Callable[[Any], Any], least: float) -> Any:
-    given = getattr(config.option, f"leaks_{name}")
+    given = getattr(config.option, f"leaktight_{name}")
     if given is None:
         text = config.getini(f"leaktight_{name}")
         if not text:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
+
+from leaktight._pytest import inside
 
 #: Nothing is said before, and then so often.
 QUIET_SECONDS, EVERY_SECONDS = 2.0, 0.5
@@ -18,17 +20,17 @@ SAVE, BACK, CLEAR = "\0337", "\0338", "\033[K"
 @contextmanager
 def shown(config: pytest.Config, run: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """The function that runs a round, with a note behind what pytest has written on this line."""
-    reporter: Any = config.pluginmanager.getplugin("terminalreporter")
-    if reporter is None or not reporter.isatty or config.option.capture == "no":
+    terminal = inside.raw_output(config)
+    if terminal is None or config.option.capture == "no":
         yield run
         return
-    writer = reporter._tw
+    writer = config.get_terminal_writer()
     rounds, started = 0, time.monotonic()
     last = started + QUIET_SECONDS - EVERY_SECONDS
 
     def write(text: str) -> None:
-        writer._file.write(text)
-        writer.flush()
+        terminal.write(text)
+        terminal.flush()
 
     def noted() -> None:
         nonlocal rounds, last

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Optional
 
 import pytest
 
-from leaktight._pytest import fixtures
+from leaktight._pytest import alone, inside
+from leaktight._pytest.fixtures import Definitions
 
 #: Marks the report that fails a leaking test.
 LEAKED = "leaktight"
+#: And the one that fails an undecided test, or one that could not be judged.
+OPEN = "leaktight_open"
 
 #: Of a Python stack without native frames, so many name the place.
 PYTHON_FRAMES = 3
@@ -41,16 +44,27 @@ class Result:
     line: int = 0
     #: Parts that were asked for and could not be done here.
     not_done: list[str] = field(default_factory=list)
+    #: What the check did not look at: those, and what nobody asked for.
+    not_seen: list[str] = field(default_factory=list)
+    #: Of the seconds those within the rounds; the rest is the engine's.
+    round_seconds: float = 0.0
+    #: Somebody wants the test not to be judged.
+    excused: bool = False
+    #: Shows the leaks of the test without the rest of the suite.
+    command: str = ""
+    #: The run had too little time for it, and the next should have so much; 0 where more would not help.
+    wants_seconds: float = 0.0
 
     @classmethod
-    def of(cls, item: pytest.Item, report: dict[str, Any], plain: float, seconds: float) -> Result:
-        findings = [finding for finding in report["findings"] if not _is_the_runners(item.config, finding)]
+    def of(cls, item: pytest.Item, report: dict[str, Any], plain: float, seconds: float, definitions: Definitions) -> Result:
+        findings = [finding for found in report["findings"] for finding in _by_place(found) if not _is_the_runners(item.config, finding)]
         verdict = report["verdict"]
         if report["findings"] and not findings:
             verdict = "clean"
         for finding in findings:
-            finding["fixture"] = fixtures.name_of(item, finding["stack"])
+            finding["fixture"] = definitions.name_of(finding["stack"])
             finding["stack"] = _without_runner(finding["stack"])
+            finding["also"] = [_without_runner(stack) for stack in finding.get("also", [])]
             finding["site"] = site(finding, str(item.path))
             finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
             if finding["fixture"]:
@@ -58,17 +72,29 @@ class Result:
         reason = "" if verdict in ("clean", "leak") else report["reason"]
         control = report["control"]
         blind = verdict == "indeterminate" and (control["caught"] < control["planted"] or not control["planted"])
-        not_done = report.get("not_done", [])
-        return cls(item.nodeid, verdict, reason, report["calls"] + 1, plain, seconds, findings, blind, *_place(item), not_done)
+        not_done, not_seen = report.get("not_done", []), report["blind_spots"]
+        command = alone.command(item) if findings else ""
+        runs = report["calls"] + 1
+        return cls(
+            item.nodeid, verdict, reason, runs, plain, seconds, findings, blind, *_place(item), not_done, not_seen, command=command
+        )
 
     @classmethod
-    def not_judged(cls, item: pytest.Item, reason: str, plain: float, seconds: float = 0.0, blind: bool = False) -> Result:
-        return cls(item.nodeid, "not judged", reason, 1, plain, seconds, [], blind, *_place(item))
+    def not_judged(
+        cls, item: pytest.Item, reason: str, plain: float, seconds: float = 0.0, *, blind: bool = False, excused: bool = False, wants_seconds: float = 0.0
+    ) -> Result:
+        place = _place(item)
+        return cls(item.nodeid, "not judged", reason, 1, plain, seconds, [], blind, *place, excused=excused, wants_seconds=wants_seconds)
 
     @property
     def leaks(self) -> list[dict[str, Any]]:
         """The findings that are certain enough to act on."""
         return self.findings if self.verdict == "leak" else []
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing is known about the test, and somebody wanted to know."""
+        return self.verdict in ("indeterminate", "not judged") and not self.excused
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -92,10 +118,17 @@ def _is_the_runners(config: pytest.Config, finding: dict[str, Any]) -> bool:
     a look and removes later."""
     if finding["stack"] and all(map(_is_runner, finding["stack"])):
         return True
-    factory: Any = getattr(config, "_tmp_path_factory", None)
-    base: Optional[Path] = getattr(factory, "_basetemp", None)
+    base = inside.folder_for_tests(config)
     examples = finding.get("examples") or []
-    return finding["kind"] == "file" and base is not None and bool(examples) and all(str(base) in example for example in examples)
+    return finding["kind"] == "file" and base is not None and bool(examples) and all(base in example for example in examples)
+
+
+def _by_place(finding: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each certain place of a finding by itself: a baseline may know one of them and not the others."""
+    also = finding.get("also", [])
+    if finding.get("one_of") or not also:
+        return [finding]
+    return [{**finding, "stack": stack, "also": []} for stack in [finding["stack"], *also]]
 
 
 def _without_runner(stack: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -113,12 +146,18 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     Only frames that all tests share: native ones, or those of Python code below the test's own file. What
     a test allocates itself is identified by its function.
     """
-    frames = finding["stack"]
-    native = [frame for frame in _until(frames, lambda frame: frame["python"])]
-    names = [_name(frame) for frame in native] or names_below(frames, test_file)[:PYTHON_FRAMES] or [_name(frame) for frame in frames[:1]]
+    if finding.get("one_of"):
+        # What is known of one of the places says nothing of the others.
+        names = sorted({" < ".join(_names(stack, test_file)) for stack in [finding["stack"], *finding["also"]]})
+        return [finding["kind"], "one of", *names]
     # A leak without a stack, such as of references.
     examples = finding.get("examples") or []
-    return [finding["kind"], *(names or examples[:1] or [finding["message"]])]
+    return [finding["kind"], *(_names(finding["stack"], test_file) or examples[:1] or [finding["message"]])]
+
+
+def _names(frames: list[dict[str, Any]], test_file: str) -> list[str]:
+    native = [frame for frame in _until(frames, lambda frame: frame["python"])]
+    return [_name(frame) for frame in native] or names_below(frames, test_file)[:PYTHON_FRAMES] or [_name(frame) for frame in frames[:1]]
 
 
 def names_below(frames: list[dict[str, Any]], test_file: str) -> list[str]:
@@ -161,14 +200,31 @@ def describe(finding: dict[str, Any], root: str = "", frames: int = 12) -> str:
         lines.append("    perhaps made here, or an earlier owner of the same memory was (a free list):")
     elif finding.get("type_name") and finding["kind"] == "memory" and finding["stack"]:
         lines.append("    made here:")
-    shown = finding["stack"][:frames]
+    elif finding["kind"] in TAKEN and finding["stack"]:
+        places = " one of these places, the likeliest first:" if finding.get("one_of") else ":"
+        lines.append(f"    {TAKEN[finding['kind']]} in{places}")
+    elif finding["kind"] in TAKEN and finding.get("stack_note"):
+        lines.append(f"    in which function is not known, because {finding['stack_note']}")
+    lines += _stack(finding["stack"], root, frames)
+    for stack in finding.get("also") or []:
+        lines += ["    or in:" if finding.get("one_of") else "    and in:", *_stack(stack, root, frames)]
+    return "\n".join(lines)
+
+
+#: What the stack of miscounted references is.
+TAKEN = {"reference": "taken and never given back", "over-release": "given back without having been taken"}
+
+
+def _stack(stack: list[dict[str, Any]], root: str, frames: int) -> list[str]:
+    shown = stack[:frames]
     width = max((len(frame.get("function") or "?") for frame in shown), default=0)
+    lines = []
     for frame in shown:
         source = f"  {frame['source']}" if frame.get("source") else ""
         lines.append(f"    {frame.get('function') or '?':<{width}}  {location(frame, root)}{source}")
-    if len(finding["stack"]) > frames:
-        lines.append(f"    … and {len(finding['stack']) - frames} more frames")
-    return "\n".join(lines)
+    if len(stack) > frames:
+        lines.append(f"    … and {len(stack) - frames} more frames")
+    return lines
 
 
 @dataclass
@@ -222,11 +278,11 @@ class Results:
         order = lambda group: (group.severity != "error", -len(group.tests), -group.finding["bytes_per_call"])  # noqa: E731
         return sorted(found.values(), key=order)
 
-    def not_done(self) -> dict[str, list[Result]]:
-        """Parts that could not be done, and in which tests."""
-        found: dict[str, list[Result]] = {}
+    def not_seen(self) -> dict[str, list[Result]]:
+        """What was not looked at, and in which tests; first what was asked for."""
+        found: dict[str, list[Result]] = {part: [] for result in self.all for part in result.not_done}
         for result in self.all:
-            for part in result.not_done:
+            for part in result.not_seen:
                 found.setdefault(part, []).append(result)
         return found
 

@@ -36,7 +36,7 @@ static PyObject *make_type(const char *name, destructor dealloc)
     PyType_Spec spec = {
         .name = name, /* A literal: types before 3.11 keep the pointer. */
         .basicsize = sizeof(PyObject),
-        .flags = Py_TPFLAGS_DEFAULT,
+        .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
         .slots = slots,
     };
     return PyType_FromSpec(&spec);

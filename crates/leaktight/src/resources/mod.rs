@@ -264,15 +264,23 @@ impl Resources {
             } else {
                 since
             };
-            let (count, calls) = (unseen.len() as u64, u64::from(call - since));
-            for (at, (thing, _)) in (1u64..).zip(unseen) {
-                let mark = Mark {
-                    birth: since + (at * calls).div_ceil(count) as u32,
-                    ..Mark::default()
-                };
-                self.known.insert(thing, mark);
-                if unseen::KINDS.contains(&kind) && !self.is_own_object(thing) {
-                    self.unseen.insert(thing);
+            // Each group by itself: others' must not move those of the calls.
+            let mut groups: BTreeMap<unseen::Group, Vec<Thing>> = BTreeMap::new();
+            for (thing, _) in unseen {
+                groups.entry(self.group_of(thing)).or_default().push(thing);
+            }
+            let calls = u64::from(call - since);
+            for group in groups.into_values() {
+                let count = group.len() as u64;
+                for (at, thing) in (1u64..).zip(group) {
+                    let mark = Mark {
+                        birth: since + (at * calls).div_ceil(count) as u32,
+                        ..Mark::default()
+                    };
+                    self.known.insert(thing, mark);
+                    if unseen::KINDS.contains(&kind) && !self.is_own_object(thing) {
+                        self.unseen.insert(thing);
+                    }
                 }
             }
         }
@@ -401,6 +409,11 @@ impl Resources {
                 in_cycle: false,
                 earlier_owner: false,
                 references: None,
+                also: Vec::new(),
+                one_of: false,
+                stack_note: None,
+                buffer_export: false,
+                path: Vec::new(),
                 stack: origin.frames,
                 message: String::new(),
             };

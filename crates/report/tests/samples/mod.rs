@@ -23,6 +23,7 @@ pub fn clean() -> Report {
         },
         blind_spots: vec![],
         not_done: vec![],
+        kept: vec![],
         remarks: vec![],
         environment: Environment {
             runtime: "CPython 3.11.7".into(),
@@ -69,6 +70,11 @@ pub fn lost_copy() -> Finding {
         in_cycle: false,
         earlier_owner: false,
         references: None,
+        also: Vec::new(),
+        one_of: false,
+        stack_note: None,
+        buffer_export: false,
+        path: Vec::new(),
         stack: vec![
             native("copy_field", 42, "char *copy = strdup(field);"),
             native("parse_header", 61, ""),
@@ -135,7 +141,7 @@ pub fn growing_vector() -> Finding {
         certainty: Certainty::Growing,
         blocks_per_call: 0.0,
         bytes_per_call: 16.0,
-        block_size: None,
+        block_size: Some(4096),
         allocator: "realloc".into(),
         via: None,
         ..lost_copy()

@@ -6,6 +6,8 @@ use leaktight_verdict::{Amount, Births, Judge, Next, Outcome, Rules, Site};
 
 /// Of each block in another place.
 const ELSEWHERE_BYTES: u64 = 48;
+/// What a call takes where nothing else is said.
+const EACH: Duration = Duration::from_micros(10);
 
 /// The live blocks of a simulated program.
 #[derive(Default)]
@@ -71,20 +73,30 @@ impl Program {
 }
 
 pub fn judge(rules: Rules, seed: u64, call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
-    judge_timed(rules, Duration::from_micros(10), seed, call)
+    judge_timed(rules, EACH, seed, call)
 }
 
-pub fn judge_timed(rules: Rules, each: Duration, seed: u64, mut call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
+pub fn judge_timed(rules: Rules, each: Duration, seed: u64, call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
+    play(rules, each, seed, u32::MAX, call)
+}
+
+/// Judged as if time had run out after so many calls.
+pub fn exhausted_after(calls: u32, rules: Rules, call: impl FnMut(u32, &mut Program)) -> Outcome {
+    play(rules, EACH, 1, calls, call).0
+}
+
+fn play(rules: Rules, each: Duration, seed: u64, end: u32, mut call: impl FnMut(u32, &mut Program)) -> (Outcome, u32) {
     let mut program = Program {
         random: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
         ..Program::default()
     };
     let mut judge = Judge::new(rules);
-    let mut told_since = None;
+    let mut told_since = judge.tells_sites().then_some(0);
     let mut calls = 0;
     loop {
         let look = judge.next_look(calls);
-        while calls < look {
+        assert!(look > calls, "a look at call {look} after {calls}");
+        while calls < look.min(end) {
             calls += 1;
             call(calls, &mut program);
             if Judge::wants_checkpoint(calls) {
@@ -102,6 +114,9 @@ pub fn judge_timed(rules: Rules, each: Duration, seed: u64, mut call: impl FnMut
         let mut sites = sites(&program, told_since);
         if !judge.wants_reachability(calls, &sites) {
             sites.iter_mut().for_each(|site| site.lost = Births::default());
+        }
+        if calls < look {
+            return (judge.exhausted(calls, each * calls, &sites), calls);
         }
         match judge.look(calls, each * calls, &sites) {
             Next::Done(outcome) => return (outcome, calls),
@@ -140,13 +155,4 @@ fn sites(program: &Program, told_since: Option<u32>) -> Vec<Site> {
         site.peers.bytes += program.elsewhere * ELSEWHERE_BYTES;
     }
     sites
-}
-
-/// Judged as if after so many calls time had run out.
-pub fn exhausted_after(calls: u32, rules: Rules, call: impl FnMut(u32, &mut Program)) -> Outcome {
-    let rules = Rules {
-        max_calls: calls,
-        ..rules
-    };
-    judge(rules, 1, call).0
 }

@@ -1,19 +1,26 @@
 //! References to objects that live on: counted over the calls, and looked at closely where a count moves with them.
 
+pub(crate) mod again;
+mod close;
+mod rare;
+mod watched;
+
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use leaktight_hooks as hooks;
-use leaktight_references::{Dying, Held, Runtime, Stopped, visible};
+use leaktight_references::{Held, Runtime};
 use leaktight_report::{self as report, Certainty, Control, Finding, Kind, Severity, sentence};
-use leaktight_stacks as stacks;
 use leaktight_verdict::Rate;
-use leaktight_verdict::references::{Holding, Tally, is_suspicious, judge, windows};
+use leaktight_verdict::references::{Tally, is_suspicious};
 
-use crate::budget::Budget;
+use crate::places::Names;
 use crate::statics;
 use crate::subject::{Description, Subject};
-use crate::words::words;
+
+pub(crate) use close::CloseLook;
+use rare::shows;
+use watched::Place;
 
 /// So many objects are looked at closely at a time, those that moved most.
 const MOST_SUSPECTS: usize = 64;
@@ -56,12 +63,16 @@ pub(crate) struct References {
     unsure: Vec<(usize, f64)>,
     /// What was found, not put into words yet.
     found: Vec<Found>,
+    /// What came of watching the counts of those.
+    places: Vec<(usize, Result<Place, String>)>,
     /// Objects to which calls keep references where the collector does not look.
     hidden: Vec<usize>,
     pub findings: Vec<Finding>,
     pub remarks: Vec<String>,
     /// Why nothing, or not all, was looked at.
     pub blind_spot: Option<String>,
+    /// How rare a leak would have to be to stay unseen, if rarer ones were asked for.
+    pub too_rare: Option<String>,
     /// How many objects were.
     pub objects: u64,
 }
@@ -83,27 +94,6 @@ struct Found {
     object: usize,
     rate: Rate,
     tallies: [Tally; 3],
-}
-
-/// A close look at a few objects, over three moments.
-pub(crate) struct CloseLook {
-    suspects: Vec<usize>,
-    moments: Vec<(u32, Vec<Tally>)>,
-    planted: Option<[usize; 2]>,
-    /// Calls of the two intervals.
-    pub windows: [u32; 2],
-}
-
-impl CloseLook {
-    fn at(suspects: Vec<usize>, slowest: f64) -> CloseLook {
-        let (first, second) = windows(slowest);
-        CloseLook {
-            suspects,
-            moments: Vec::new(),
-            planted: None,
-            windows: [first, second],
-        }
-    }
 }
 
 impl References {
@@ -180,17 +170,16 @@ impl References {
     /// released too often gets its references back.
     pub(crate) fn let_go(&mut self, calls: u32, subject: &mut impl Subject) {
         if self.is_on() {
-            for object in std::mem::take(&mut self.hidden) {
-                let of = subject.describe(object);
-                if !of.is_constant {
-                    let name = of.name;
-                    self.remarks.push(format!(
-                        "calls keep references to {name} in memory that the garbage collector does not look at"
-                    ));
-                }
-            }
+            let hidden = std::mem::take(&mut self.hidden).into_iter();
+            let hidden: Vec<Description> = hidden.map(|object| subject.describe(object)).collect();
+            let names = hidden.into_iter().filter(|of| !of.is_constant).map(|of| of.name);
+            self.remarks.extend(kept_unseen(&names.collect::<Vec<_>>()));
+            let mut names = Names::default();
             for found in &self.found {
-                self.findings.push(finding(found, subject));
+                let mut finding = finding(found, subject);
+                self.place(found, &mut finding, &mut names, subject);
+                self.remember(found, &finding);
+                self.findings.push(finding);
             }
         }
         if let Some(mut held) = take_held() {
@@ -232,7 +221,10 @@ impl References {
     }
 
     /// The start of a closer look at what moved with the calls, if anything did.
-    pub(crate) fn suspect(&mut self) -> Option<CloseLook> {
+    ///
+    /// Where this look may acquit what leaks once in up to so many calls, all counts since the first are compared if the
+    /// last ones do not show that.
+    pub(crate) fn suspect(&mut self, acquits_up_to: u32) -> Option<CloseLook> {
         /// A second look is so much longer.
         const LONGER: f64 = 4.0;
         if !self.is_on() {
@@ -246,12 +238,14 @@ impl References {
             return self.suspect_early();
         }
         let (calls, last) = self.samples.last()?;
+        let lasts = self.samples.len().saturating_sub(3)..self.samples.len();
+        let triple = match shows(&self.calls_of(lasts.clone())) < acquits_up_to {
+            true => self.best_triple().to_vec(),
+            false => lasts.collect(),
+        };
         let suspicious = |(object, _): &&(usize, i64)| {
-            let series: Vec<(u32, i64)> = self
-                .samples
-                .iter()
-                .map(|(calls, by)| (*calls, change_of(by, *object)))
-                .collect();
+            let series = triple.iter().map(|at| &self.samples[*at]);
+            let series: Vec<(u32, i64)> = series.map(|(calls, by)| (*calls, change_of(by, *object))).collect();
             !self.judged.contains(object) && is_suspicious(&series)
         };
         let mut suspects: Vec<(usize, i64)> = last.iter().filter(suspicious).copied().collect();
@@ -264,170 +258,59 @@ impl References {
         ))
     }
 
-    /// What moved by the same number in each of a few calls, to be followed over as few.
-    fn suspect_early(&self) -> Option<CloseLook> {
-        const WINDOWS: [u32; 2] = [6, 14];
-        let (calls, last) = self.samples.last()?;
-        let calls = i64::from(calls - self.samples[0].0);
+    /// Whether there are no counts yet but the first.
+    pub(crate) fn has_no_middle(&mut self) -> bool {
+        !self.is_narrow && self.is_on() && self.samples.len() == 1
+    }
+
+    /// What may have moved by the same number in each of a few calls. Of several looks the first decides, and the others
+    /// may be one off.
+    fn moved_early(&self) -> Vec<usize> {
+        let [(first, _), between @ .., (calls, last)] = self.samples.as_slice() else {
+            return Vec::new();
+        };
+        let calls = i64::from(calls - first);
+        let keeps_step = |object: usize, by: i64| {
+            let fits = |(at, changes): &(u32, Vec<(usize, i64)>)| {
+                change_of(changes, object) * calls == by * i64::from(at - first)
+            };
+            by % calls == 0 && between.iter().all(fits)
+        };
         let moved = last
             .iter()
-            .filter(|(object, by)| by % calls == 0 && !self.judged.contains(object));
-        let suspects: Vec<usize> = moved.map(|(object, _)| *object).take(MOST_SUSPECTS).collect();
-        (!suspects.is_empty()).then(|| CloseLook {
-            windows: WINDOWS,
-            ..CloseLook::at(suspects, 1.0)
+            .filter(|(object, by)| !self.judged.contains(object) && keeps_step(*object, *by));
+        moved.map(|(object, _)| *object).take(MOST_SUSPECTS).collect()
+    }
+
+    /// Whether a few more calls may show that what has moved does not do so in step with them.
+    pub(crate) fn may_be_chance(&self) -> bool {
+        let moves = self.is_narrow && self.samples.len() == 2 && !self.moved_early().is_empty();
+        moves && self.lost_before().is_none()
+    }
+
+    /// That is to be followed over as few.
+    fn suspect_early(&self) -> Option<CloseLook> {
+        const WINDOWS: [u32; 2] = [6, 14];
+        let suspects = self.moved_early();
+        (!suspects.is_empty()).then(|| {
+            let mut look = CloseLook::at(suspects, 1.0);
+            look.windows = WINDOWS;
+            look
         })
-    }
-
-    /// Counts the references to the suspects after so many calls. From the first time on they are held.
-    pub(crate) fn look_closely(
-        &mut self,
-        look: &mut CloseLook,
-        calls: u32,
-        budget: &Budget,
-        subject: &mut impl Subject,
-    ) -> Result<(), TooShort> {
-        if !self.is_on() {
-            return Err(TooShort);
-        }
-        let since = look.moments.last().map_or(0, |(last, _)| calls - last);
-        look.planted = subject.plant_references(since).or(look.planted);
-        let planted = look.planted.into_iter().flatten();
-        let objects: Vec<usize> = look.suspects.iter().copied().chain(planted).collect();
-        let tracked = subject.tracked_objects();
-        let mut go_on = || budget.spent(0).is_none() && !subject.is_interrupted();
-        // SAFETY: live objects of the subject's; the GIL is held, and nothing of the program's runs.
-        let seen = with_held(|held| unsafe { visible(held, &objects, &tracked, &mut go_on) });
-        drop(tracked);
-        let seen = match seen {
-            Some(Ok(seen)) => seen,
-            Some(Err(Stopped::NoTime)) => return Err(TooShort),
-            _ => {
-                self.give_up("there is no memory for their counts");
-                return Err(TooShort);
-            }
-        };
-        // The others have died since.
-        let objects: Vec<usize> = seen.iter().map(|seen| seen.object).collect();
-        if look.moments.is_empty() {
-            look.suspects.retain(|suspect| objects.contains(suspect));
-            with_held(|held| {
-                for object in &look.suspects {
-                    // SAFETY: met a moment ago, and so alive; the GIL is held.
-                    unsafe { held.keep(*object) };
-                }
-            });
-        }
-        match words(&objects) {
-            Ok(words) => {
-                // New stacks hold the code of their frames: that is our doing.
-                let own = objects.iter().map(|object| stacks::references_to(*object) as i64);
-                let tally = |((seen, words), own): ((&leaktight_references::Seen, i64), i64)| Tally {
-                    calls,
-                    count: seen.count - own,
-                    visible: seen.visible,
-                    words,
-                };
-                look.moments
-                    .push((calls, seen.iter().zip(words).zip(own).map(tally).collect()));
-                Ok(())
-            }
-            Err(why) => {
-                self.give_up(&why.to_string());
-                Err(TooShort)
-            }
-        }
-    }
-
-    /// Gives up a close look: nothing is said about its suspects.
-    pub(crate) fn abandon(&mut self, look: &CloseLook, subject: &mut impl Subject) {
-        subject.return_references();
-        self.release(&look.suspects);
-    }
-
-    /// What became of the suspects' references.
-    pub(crate) fn conclude(&mut self, look: CloseLook, subject: &mut impl Subject, control: &mut Control) {
-        subject.return_references();
-        let unsure = std::mem::take(&mut self.unsure);
-        self.judged.extend(&look.suspects);
-        let [first, second, third] = look.moments.as_slice() else {
-            return;
-        };
-        let count = look.suspects.len();
-        if [first, second, third].iter().any(|moment| moment.1.len() != count + 2) {
-            self.release(&look.suspects);
-            missed(control, "an object that was held");
-            return;
-        }
-        let tallies = |at: usize| [first.1[at], second.1[at], third.1[at]];
-        let holding = |at: usize, since: u32| {
-            let [before, .., after] = tallies(at);
-            let all = (third.0 - since, after.count - before.count);
-            judge(&tallies(at), all)
-        };
-        let leaked =
-            matches!(holding(count, first.0), Holding::Leaked(rate) if rate.every == Some(1) && rate.blocks == 1.0);
-        if look.planted.is_none() || !leaked || holding(count + 1, first.0) != Holding::Seen {
-            self.release(&look.suspects);
-            missed(control, "a planted reference, or one like it that is held");
-            return;
-        }
-        let since = self.samples[0].0;
-        let mut innocent = Vec::new();
-        for (at, object) in look.suspects.iter().enumerate() {
-            let [before, _, after] = tallies(at);
-            let all = self.change_since_first(*object, first.0) + after.count - before.count;
-            let (kind, rate) = match judge(&tallies(at), (third.0 - since, all)) {
-                Holding::Seen => {
-                    innocent.push(*object);
-                    continue;
-                }
-                Holding::Hidden => {
-                    self.hidden.push(*object);
-                    continue;
-                }
-                Holding::Leaked(rate) => (Kind::Reference, rate),
-                Holding::Released(rate) => (Kind::OverRelease, rate),
-            };
-            let signed = if kind == Kind::Reference {
-                rate.blocks
-            } else {
-                -rate.blocks
-            };
-            let before = unsure.iter().find(|(of, _)| of == object).map(|(_, rate)| *rate);
-            match (rate.every, before) {
-                (None, None) => {
-                    self.unsure.push((*object, signed));
-                    self.judged.remove(object);
-                    continue;
-                }
-                (None, Some(before)) if (signed - before).abs() > before.abs() / 4.0 => {
-                    innocent.push(*object);
-                    continue;
-                }
-                _ => {}
-            }
-            self.found.push(Found {
-                kind,
-                object: *object,
-                rate,
-                tallies: tallies(at),
-            });
-        }
-        self.release(&innocent);
-    }
-
-    /// These may die when they should, at once if that is now.
-    fn release(&mut self, objects: &[usize]) {
-        // SAFETY: the GIL is held, as in `hold`. What dies does so outside of the lock.
-        drop::<Option<Dying>>(with_held(|held| unsafe { held.release(objects) }));
     }
 
     /// A reference that nobody holds must show, and one that is gone must not.
     fn check_counts(&mut self, subject: &mut impl Subject, control: &mut Control) {
         let planted = subject.plant_references(1);
+        // In the many checks of a few objects it takes too long to go through all.
+        let narrow = self.is_narrow;
         // SAFETY: the GIL is held, as in `hold`.
-        let with = with_held(|held| unsafe { held.changes() });
+        let with = with_held(|held| unsafe {
+            match narrow {
+                true => Ok(held.changes_of_held()),
+                false => held.changes(),
+            }
+        });
         // SAFETY: as above; the two objects are the subject's own.
         let counts = || with_held(|held| planted.map(|planted| planted.map(|object| unsafe { held.count(object) })));
         let counted = counts();
@@ -468,9 +351,26 @@ fn change_of(changes: &[(usize, i64)], object: usize) -> i64 {
 /// There was not enough time, or memory, for a close look.
 pub(crate) struct TooShort;
 
-/// Whether the object lives as long as the program anyway, as a type does that a module keeps in C.
+/// Whether the object lives as long as the program anyway, as a type does that a module keeps in C, and an object that is
+/// a variable in C itself. (A variable that points to any other object may do so for a while only.)
 fn lives_on(object: usize, description: &Description, subject: &impl Subject) -> bool {
-    description.is_permanent || description.is_type && statics::find(object, subject).is_some()
+    description.is_permanent
+        || statics::is_made_by_compiler(object)
+        || description.is_type && statics::find(object, subject).is_some()
+}
+
+/// A remark on objects to which calls keep references where the collector does not look.
+fn kept_unseen(names: &[String]) -> Option<String> {
+    let names = match names {
+        [] => return None,
+        [one] => one.clone(),
+        [one, two] => format!("{one} and {two}"),
+        [one, two, three] => format!("{one}, {two} and {three}"),
+        [one, two, others @ ..] => format!("{one}, {two} and {} other objects", others.len()),
+    };
+    Some(format!(
+        "calls keep references to {names} in memory that the garbage collector does not look at"
+    ))
 }
 
 fn missed(control: &mut Control, what: &str) {
@@ -500,16 +400,44 @@ fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
         holder: None,
         in_cycle: false,
         earlier_owner: false,
+        also: Vec::new(),
+        one_of: false,
+        stack_note: None,
+        buffer_export: false,
+        path: Vec::new(),
         references: Some(report::References {
             calls: u64::from(after.calls - before.calls),
             before: before.count,
             after: after.count,
             visible: after.visible - before.visible,
             words: after.words - before.words,
+            balanced: None,
         }),
         stack: Vec::new(),
         message: String::new(),
     };
     finding.message = sentence(&finding);
     finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_objects_have_one_remark() {
+        let names = |count: usize| ["a", "b", "c", "d"].map(str::to_owned)[..count].to_vec();
+        let told = |count| {
+            kept_unseen(&names(count))
+                .map(|remark| remark.replace(" in memory that the garbage collector does not look at", ""))
+        };
+        assert_eq!(told(0), None);
+        assert_eq!(told(1).as_deref(), Some("calls keep references to a"));
+        assert_eq!(told(2).as_deref(), Some("calls keep references to a and b"));
+        assert_eq!(told(3).as_deref(), Some("calls keep references to a, b and c"));
+        assert_eq!(
+            told(4).as_deref(),
+            Some("calls keep references to a, b and 2 other objects")
+        );
+    }
 }

@@ -1,0 +1,56 @@
+"""``pytest --leaks-time-budget``: what each test needs at least is kept for it, and who got nothing comes first in the next
+run."""
+
+from __future__ import annotations
+
+from pytest_project import verdicts
+
+MANY = """
+    import pytest, time
+    @pytest.mark.parametrize("number", range(16))
+    def test_it(number): time.sleep(0.1)
+"""
+
+
+def judged(run):
+    return {test for test, verdict in verdicts(run).items() if verdict == "clean"}
+
+
+def test_one_that_grows_does_not_take_the_time_of_others(project):
+    project.write(
+        """
+        import pytest, time
+        kept = []
+        def test_grows():
+            time.sleep(0.02)
+            kept.append(bytearray(1000))
+        @pytest.mark.parametrize("number", range(8))
+        def test_it(number): time.sleep(0.1)
+        """
+    )
+    run = project.leaks("--leaks-time-budget", "12")
+    assert verdicts(run) == {"test_grows": "indeterminate", **{f"test_it[{number}]": "clean" for number in range(8)}}
+    assert "no time was left for some tests: the next run judges them first" in run["text"]
+
+
+def test_what_had_no_time_comes_first_in_the_next_run(project):
+    project.write(MANY)
+    arguments = ("--leaks-time-budget", "5")
+    run = project.leaks(*arguments)
+    done = judged(run)
+    assert done and done != {*verdicts(run)}
+    for _ in range(8):
+        run = project.leaks(*arguments)
+        assert judged(run) - done, run["text"]
+        if not done & judged(run):
+            assert "not judged: the time budget of the run was kept for tests that the run before had no time for" in run["text"]
+        done |= judged(run)
+        if done == {*verdicts(run)}:
+            break
+    assert done == {*verdicts(run)}
+
+
+def test_without_a_cache_it_is_said_that_the_next_run_does_not_know(project):
+    project.write(MANY)
+    run = project.leaks("--leaks-time-budget", "1", "-p", "no:cacheprovider")
+    assert "no time was left for some tests: pytest's cache is off, so the next run does not know them" in run["text"]
