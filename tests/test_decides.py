@@ -201,6 +201,9 @@ threading.Thread(target=work, daemon=True).start()
 def wait(job):
     jobs.put(lambda: done.put(job()))
     done.get()
+import ctypes
+incref = ctypes.pythonapi.Py_IncRef; incref.argtypes = [ctypes.py_object]; incref.restype = None
+shared = object()
 def beat():
     import time
     while True:
@@ -215,6 +218,7 @@ def beat():
         ("wait(lambda: kept.append(bytearray(300)))", "leak"),
         # Nobody waits: the thread does many jobs at once, some of them between the calls.
         ("jobs.put(lambda: kept.append(bytearray(300)))", "leak"),
+        ("jobs.put(lambda: incref(shared))", "leak"),
         ("jobs.put(lambda: ring.append(bytearray(300)))", "clean"),
         ("jobs.put(lambda: bytearray(300))", "clean"),
     ],

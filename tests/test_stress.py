@@ -13,6 +13,9 @@ from support import pythons, run, zoo_paths
 
 SECONDS = 10
 
+#: So many verdicts there must be, however long they take.
+VERDICTS = 5
+
 #: A library of its own: threads that allocate without Python, and something to load and unload.
 LIBRARY = """
 #include <pthread.h>
@@ -71,7 +74,7 @@ import _ctypes, collections, ctypes, faulthandler, importlib, itertools, json, o
 import leaktight, zoo
 
 faulthandler.enable()
-library, seconds = sys.argv[1], float(sys.argv[2])
+library, seconds, verdicts = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
 counts, wrong = collections.Counter(), []
 over = threading.Event()
 
@@ -126,7 +129,7 @@ def tick(number, frame):
 failures = []
 threading.excepthook = lambda arguments: failures.append(repr(arguments.exc_value))
 work = [allocate, allocate, start_and_end_threads, import_modules, load_and_unload, fork_children]
-work = [task for task in work if task.__name__ not in sys.argv[3:]]
+work = [task for task in work if task.__name__ not in sys.argv[4:]]
 threads = [threading.Thread(target=task) for task in work]
 busy = ctypes.CDLL(library)
 busy.busy_start(2)
@@ -139,7 +142,8 @@ LEAKS = [("leak_malloc", 1, 100), ("leak_pymem", 1, 80), ("leak_nested", 1, 256)
 TWINS = ["twin_malloc", "twin_strdup", "twin_pymem", "twin_fragmenting"]
 end = time.monotonic() + seconds
 for number in itertools.count():
-    if time.monotonic() > end:
+    decided = min(counts["leaking calls judged"], counts["clean calls judged"])
+    if time.monotonic() > end and (decided >= verdicts or counts["undecided"] > 2 * verdicts):
         break
     name, blocks, size = LEAKS[number % len(LEAKS)]
     report = leaktight.check(getattr(zoo, name), period=8)
@@ -149,9 +153,11 @@ for number in itertools.count():
     counts["leaking calls judged"] += 1
     twin = TWINS[number % len(TWINS)]
     report = leaktight.check(getattr(zoo, twin), period=8)
-    if report.verdict not in ("clean", "bounded") or report.control.caught != 6:
+    # What other threads do to the counts of shared objects may leave no time to find out.
+    is_undecided = report.verdict == "indeterminate" and "reference counts of some objects moved" in report.reason
+    if report.verdict not in ("clean", "bounded") and not is_undecided or report.control.caught != 6:
         wrong.append(f"{twin}: {report}")
-    counts["clean calls judged"] += 1
+    counts["undecided" if is_undecided else "clean calls judged"] += 1
 
 signal.setitimer(signal.ITIMER_REAL, 0)
 over.set()
@@ -168,15 +174,16 @@ def test_checks_while_everything_else_happens(tmp_path: Path, record_property: C
     # Tasks that are left out, where a tool around this does not stand them.
     without = os.environ.get("LEAKTIGHT_STRESS_WITHOUT", "").split()
     # Since 3.12 os.fork warns where there are threads.
-    arguments = ["-W", "ignore::DeprecationWarning", "-c", SCRIPT, str(library), seconds, *without]
-    done = run(python, arguments, paths=zoo_paths()[python.version], timeout=60 + 3 * float(seconds))
+    arguments = ["-W", "ignore::DeprecationWarning", "-c", SCRIPT, str(library), seconds, str(VERDICTS), *without]
+    done = run(python, arguments, paths=zoo_paths()[python.version], timeout=240 + 3 * float(seconds))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     for name, count in result["counts"].items():
         record_property(name, count)
     print(result["counts"])
     assert not result["wrong"], f"{len(result['wrong'])} wrong of {result['counts']}\n" + "\n".join(result["wrong"])
-    assert len(result["counts"]) == 8 - len(without) and min(result["counts"].values()) >= 5, result["counts"]
+    undecided = result["counts"].pop("undecided", 0)
+    assert len(result["counts"]) == 8 - len(without) and min(result["counts"].values()) >= VERDICTS, (result["counts"], undecided)
 
 
 def build(folder: Path) -> Path:

@@ -59,6 +59,8 @@ struct Run<'a, S> {
     own_stack: usize,
     /// Sites of other threads that have kept step with the calls at the last look that could tell.
     in_step: Vec<usize>,
+    /// Threads that were there before do not come to rest.
+    restless: bool,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
 }
@@ -95,6 +97,7 @@ pub(crate) fn run<S: Subject>(
         looks: Vec::new(),
         own_stack: &raw const here as usize,
         in_step: Vec::new(),
+        restless: false,
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };
@@ -180,14 +183,13 @@ impl<S: Subject> Run<'_, S> {
             // Counts of two moments do not tell what moves with the calls.
             if target >= self.clean_at && self.references.has_no_middle() {
                 spent = self.call_until(target / 2)?;
-                self.settle();
+                self.come_to_rest();
                 with_room(|| self.references.look(self.calls));
             }
             if spent.is_none() {
                 spent = self.call_until(target)?;
             }
-            self.let_threads_end();
-            self.settle();
+            self.come_to_rest();
             self.leave_out_other_threads(spent)?;
             with_room(|| {
                 self.resources.look_closely(self.calls, self.subject);
@@ -306,20 +308,6 @@ impl<S: Subject> Run<'_, S> {
 
     fn call(&mut self) -> Result<(), Error<S::Error>> {
         call(self.subject, &self.session)
-    }
-
-    /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will
-    /// allocate belongs to those calls. Workers that stay are not waited for.
-    fn let_threads_end(&mut self) {
-        const STEP: Duration = Duration::from_millis(1);
-        const PATIENCE: u32 = 5;
-        let (mut left, mut in_vain) = (hooks::threads_under_way(), 0);
-        while left > 0 && in_vain < PATIENCE {
-            self.subject.idle(STEP);
-            let now = hooks::threads_under_way();
-            in_vain = if now < left { 0 } else { in_vain + 1 };
-            left = now;
-        }
     }
 
     fn settle(&mut self) {

@@ -231,16 +231,33 @@ impl Sites {
 }
 
 /// Births of blocks, rising, as if each had been born in its turn: a thread behind a queue does at once what many calls
-/// have left to it, so what was born together is spread over the calls since the births before.
+/// have left to it, so what was born together is spread over the calls since the births before. Where it had fallen behind
+/// there is more of it than that, and the rest belongs to earlier calls that seem to have left less than others.
 fn in_turn(births: impl Iterator<Item = u32>) -> Vec<u32> {
     let births: Vec<u32> = births.collect();
     let mut before = 0;
     let mut spread = Vec::with_capacity(births.len());
+    // No call has left more than this, as far as the births tell; the first ones may have.
+    let mut most = 1;
+    let settled = births.last().map_or(0, |last| last / 8);
     for burst in births.chunk_by(|a, b| a == b) {
         let (last, count) = (burst[0], burst.len() as u64);
         let calls = u64::from(last - before);
         spread.extend((1..=count).map(|at| last - ((count - at) * calls / count) as u32));
+        if last > settled {
+            most = most.max(spread.len().div_ceil(last as usize));
+        }
         before = last;
+    }
+    let (mut call, mut left) = (u32::MAX, 0);
+    for birth in spread.iter_mut().rev() {
+        if *birth < call {
+            (call, left) = (*birth, most);
+        } else if left == 0 {
+            (call, left) = ((call - 1).max(1), most);
+        }
+        *birth = call;
+        left -= 1;
     }
     spread
 }
@@ -256,6 +273,12 @@ mod tests {
         assert_eq!(births(&[4, 4, 4, 4, 6, 6]), [1, 2, 3, 4, 5, 6]);
         assert_eq!(births(&[2, 2, 2, 2]), [1, 1, 2, 2], "several a call");
         assert_eq!(births(&[10, 10, 20]), [5, 10, 20]);
+        assert_eq!(births(&[4, 4, 6, 6, 6, 6]), [1, 2, 3, 4, 5, 6], "it had fallen behind");
+        assert_eq!(
+            births(&[4, 4, 4, 4, 6, 6, 6, 6, 6, 6, 6, 6]),
+            [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6],
+            "two a call"
+        );
         assert!(births(&[]).is_empty());
     }
 }

@@ -36,9 +36,14 @@ pub trait Subject {
         false
     }
 
+    /// Does something that does not concern the runtime, while other threads of the runtime may run.
+    fn away<R: Send>(&mut self, work: impl FnOnce() -> R + Send) -> R {
+        work()
+    }
+
     /// Lets the time pass while nothing is called, and lets other threads of the runtime run.
     fn idle(&mut self, time: Duration) {
-        std::thread::sleep(time);
+        self.away(|| std::thread::sleep(time));
     }
 
     /// Told from time to time, between calls, how far the check is.

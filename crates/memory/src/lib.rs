@@ -17,7 +17,7 @@ mod unseen;
 
 pub use maps::{Kind, Mapping, mapping_around, mappings, name_of};
 pub use pages::{Pages, Which};
-pub use process::{Meter, Sizes, has_other_threads, own_thread, resident_of_files};
+pub use process::{Meter, Sizes, has_other_threads, others_sleep, own_thread, resident_of_files};
 pub use reading::Memory;
 pub use roots::roots;
 pub use stacks::thread_with_stack;

@@ -80,9 +80,35 @@ pub fn has_other_threads() -> bool {
     others.map_or(true, |others| others > OWN_THREADS.load(Ordering::SeqCst))
 }
 
+/// Whether all threads beside the calling one wait for something other than a processor; not if nobody says.
+pub fn others_sleep() -> bool {
+    // SAFETY: asks for a number.
+    let own = unsafe { libc::gettid() }.to_string();
+    let Ok(threads) = fs::read_dir("/proc/self/task") else {
+        return false;
+    };
+    let mut others = threads.flatten().filter(|thread| *thread.file_name() != *own);
+    // A thread that has ended meanwhile does nothing either.
+    others.all(|thread| fs::read_to_string(thread.path().join("stat")).map_or(true, |stat| !is_at_work(&stat)))
+}
+
+/// By the state in `/proc/pid/task/tid/stat` (proc(5)), behind the name, which may hold anything.
+fn is_at_work(stat: &str) -> bool {
+    let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
+    state.starts_with(['R', 'D'])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_computes_is_at_work_and_one_that_waits_is_not() {
+        assert!(is_at_work("12 (a) S) R 1 2"));
+        assert!(is_at_work("12 (a) D 1 2"));
+        assert!(!is_at_work("12 (R) S 1 2"));
+        assert!(!is_at_work("") && !is_at_work("12"));
+    }
 
     #[test]
     fn sizes_are_read_and_garbage_is_none() {

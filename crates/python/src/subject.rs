@@ -224,8 +224,8 @@ impl Subject for PythonSubject<'_> {
         self.trim.is_some()
     }
 
-    fn idle(&mut self, time: Duration) {
-        self.py.detach(|| std::thread::sleep(time));
+    fn away<R: Send>(&mut self, work: impl FnOnce() -> R + Send) -> R {
+        self.py.detach(work)
     }
 
     fn progress(&mut self, calls: u32, elapsed: Duration) {

@@ -38,8 +38,7 @@ impl<S: Subject> Run<'_, S> {
             }
             for calls in windows {
                 let spent = self.call_until(self.calls + calls)?;
-                self.let_threads_end();
-                self.settle();
+                self.come_to_rest();
                 if spent.is_some() || !self.look_closely(&mut look) {
                     self.references.abandon(&look, self.subject);
                     self.unfollowed = true;

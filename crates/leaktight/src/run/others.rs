@@ -1,19 +1,29 @@
 //! Threads that were there before: whether they work for the calls.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
+use leaktight_memory::{has_other_threads, others_sleep};
 
 use super::Run;
 use crate::budget::Spent;
 use crate::check::Error;
 use crate::room::with_room;
-use crate::sites::IDLE;
+use crate::sites::{IDLE, Survey};
 use crate::subject::Subject;
 
 const NO_TIME: &str = "another thread allocates, and no calls or no time were left to see whether it works for the calls; its \
     blocks are left out";
+
+/// So many moments at rest are rest.
+const NAPS: u32 = 5;
+const SHORTEST: Duration = Duration::from_millis(2);
+const SHORT: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_millis(100);
+/// So many blocks a thread of its own accord should leave behind in the time that it is watched.
+const ENOUGH: f64 = 5.0;
 
 impl<S: Subject> Run<'_, S> {
     /// Threads that were there before may do work for the calls, or go their own way. Only places where
@@ -21,10 +31,9 @@ impl<S: Subject> Run<'_, S> {
     pub(super) fn leave_out_other_threads(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
         const ROUNDS: usize = 4;
         const LEAST_CALLS: u32 = 16;
-        const SHORTEST: Duration = Duration::from_millis(2);
-        const LONGEST: Duration = Duration::from_millis(100);
         if !self.in_step.is_empty() {
-            self.let_others_catch_up(LONGEST);
+            // What many calls have left to a queue may take as long as they did.
+            self.let_others_catch_up(LONGEST.max(self.budget.elapsed() / 2), NAPS);
         }
         let suspects = self.suspects();
         self.sites.leave_out(&suspects);
@@ -43,30 +52,34 @@ impl<S: Subject> Run<'_, S> {
             }
             return Ok(());
         }
-        self.let_others_catch_up(SHORTEST * 5);
+        let patience = self.patience();
+        self.restless |= !self.let_others_catch_up(patience, NAPS);
         // Some are from earlier looks.
-        let idle_before = with_room(|| self.sites.survey(&[], self.subject)).idle_by_site();
+        let mut idle_before = self.survey_all().idle_by_site();
         let (mut busy_time, mut idle_time) = (Duration::ZERO, Duration::ZERO);
         let mut rounds = Vec::new();
         for round in 1..=ROUNDS {
             let started = Instant::now();
             let first = self.calls + 1;
             self.call_until(self.calls + calls)?;
-            idle_time += started.elapsed().clamp(SHORTEST, LONGEST);
-            self.let_others_catch_up(if round < ROUNDS {
-                SHORTEST * 5
-            } else {
-                LONGEST.max(idle_time * 2)
-            });
+            let called = started.elapsed();
+            idle_time += called.clamp(SHORTEST, LONGEST);
+            let patience = match round {
+                ROUNDS => LONGEST.max(idle_time * 2),
+                _ => self.patience().max(called * 2),
+            };
+            self.restless |= !self.let_others_catch_up(patience, NAPS);
             rounds.push(first..=self.calls);
             busy_time += started.elapsed();
         }
-        hooks::leave_call(IDLE);
-        self.subject.idle(idle_time);
+        self.let_pass(idle_time);
         self.settle();
-        self.sites.leave_out(&[]);
-        let survey = with_room(|| self.sites.survey(&[], self.subject));
-        let keeps_step = |at: usize| {
+        let mut survey = self.survey_all();
+        let idle = |survey: &Survey, before: &HashMap<usize, u64>, at: usize| {
+            let known = before.get(&survey.sites[at].id).copied().unwrap_or(0);
+            survey.idle[at].saturating_sub(known) as f64
+        };
+        let busy_rate = |survey: &Survey, at: usize| {
             let born = |round: &RangeInclusive<u32>| -> u64 {
                 let births = survey.sites[at].births.iter();
                 births
@@ -75,14 +88,32 @@ impl<S: Subject> Run<'_, S> {
                     .sum()
             };
             let busy: Vec<u64> = rounds.iter().map(born).collect();
-            let busy_rate = busy.iter().sum::<u64>() as f64 / busy_time.as_secs_f64();
-            let idle_before = idle_before.get(&survey.sites[at].id).copied().unwrap_or(0);
-            let idle_rate = survey.idle[at].saturating_sub(idle_before) as f64 / idle_time.as_secs_f64();
             // In one round it could be chance.
-            busy.iter().filter(|blocks| **blocks > 0).count() >= ROUNDS - 1 && idle_rate * 3.0 < busy_rate
+            let is_steady = busy.iter().filter(|blocks| **blocks > 0).count() >= ROUNDS - 1;
+            is_steady.then(|| busy.iter().sum::<u64>() as f64 / busy_time.as_secs_f64())
         };
-        let others = (0..survey.sites.len()).filter(|at| self.sites.place(survey.sites[*at].id).foreign);
-        let (in_step, alone): (Vec<usize>, Vec<usize>) = others.partition(|at| keeps_step(*at));
+        let keeps_step = |survey: &Survey, before: &HashMap<usize, u64>, at: usize, time: Duration| {
+            busy_rate(survey, at).is_some_and(|busy| idle(survey, before, at) / time.as_secs_f64() * 3.0 < busy)
+        };
+        let foreign = |run: &Self, survey: &Survey| -> Vec<usize> {
+            let all = 0..survey.sites.len();
+            all.filter(|at| run.sites.place(survey.sites[*at].id).foreign).collect()
+        };
+        // Work that was left over from the calls comes to an end; what a thread does of its own accord does not.
+        let doubtful = foreign(self, &survey).into_iter().filter_map(|at| {
+            let rate = busy_rate(&survey, at)?;
+            (!keeps_step(&survey, &idle_before, at, idle_time)).then_some(rate)
+        });
+        if let Some(slowest) = doubtful.reduce(f64::min) {
+            idle_before = survey.idle_by_site();
+            idle_time = idle_time.max(Duration::from_secs_f64(ENOUGH / slowest)).min(LONGEST);
+            self.let_pass(idle_time);
+            self.settle();
+            survey = self.survey_all();
+        }
+        let (in_step, alone): (Vec<usize>, Vec<usize>) = foreign(self, &survey)
+            .into_iter()
+            .partition(|at| keeps_step(&survey, &idle_before, *at, idle_time));
         let ids = |places: Vec<usize>| -> Vec<usize> { places.iter().map(|at| survey.sites[*at].id).collect() };
         let (in_step, alone) = (ids(in_step), ids(alone));
         self.in_step = in_step;
@@ -93,27 +124,74 @@ impl<S: Subject> Run<'_, S> {
         Ok(())
     }
 
-    /// Lets threads that were there before do what the last calls have left to them, as behind a queue: until they leave no
-    /// more behind, or so long. What they allocate meanwhile belongs to the last call.
-    fn let_others_catch_up(&mut self, most: Duration) {
-        const STEP: Duration = Duration::from_millis(1);
-        const PATIENCE: u32 = 5;
+    /// Brings the program to rest, so that counts can be read: threads that are about to end, and what the calls have left
+    /// to others.
+    pub(super) fn come_to_rest(&mut self) {
+        self.let_threads_end();
+        let screens = self.calls < self.screens_until;
+        if self.references.objects > 0 && !screens && has_other_threads() {
+            let patience = self.patience();
+            self.restless |= !self.let_others_catch_up(patience, 1);
+        }
+        self.settle();
+    }
+
+    /// Threads that never come to rest are not waited for again and again.
+    fn patience(&self) -> Duration {
+        if self.restless { SHORT } else { LONGEST }
+    }
+
+    /// Lets threads that were there before do what the last calls have left to them, as behind a queue: until they wait
+    /// and leave no more behind, for so many moments, or so long. What they allocate meanwhile belongs to the last call.
+    /// Whether they have caught up.
+    fn let_others_catch_up(&mut self, most: Duration, moments: u32) -> bool {
+        const MOMENT: Duration = Duration::from_millis(1);
         let started = Instant::now();
-        let (mut before, mut in_vain) = (hooks::totals().foreign.blocks, 0);
+        let (mut before, mut at_rest) = (hooks::totals().foreign.blocks, 0);
         hooks::leave_call(self.calls);
-        while in_vain < PATIENCE && started.elapsed() < most {
-            self.subject.idle(STEP);
+        while at_rest < moments && started.elapsed() < most {
+            // On a busy machine one may have had no processor meanwhile.
+            let asleep = self.subject.away(|| {
+                std::thread::sleep(MOMENT);
+                others_sleep()
+            });
             let now = hooks::totals().foreign.blocks;
-            in_vain = if now == before { in_vain + 1 } else { 0 };
+            at_rest = if asleep && now == before { at_rest + 1 } else { 0 };
             before = now;
         }
+        at_rest == moments
+    }
+
+    /// Gives threads that the calls have started, and that are about to end, the time to do so: what they will
+    /// allocate belongs to those calls. Workers that stay are not waited for.
+    fn let_threads_end(&mut self) {
+        const STEP: Duration = Duration::from_millis(1);
+        const PATIENCE: u32 = 5;
+        let (mut left, mut in_vain) = (hooks::threads_under_way(), 0);
+        while left > 0 && in_vain < PATIENCE {
+            self.subject.idle(STEP);
+            let now = hooks::threads_under_way();
+            in_vain = if now < left { 0 } else { in_vain + 1 };
+            left = now;
+        }
+    }
+
+    /// Lets the time pass while nothing is called.
+    fn let_pass(&mut self, time: Duration) {
+        hooks::leave_call(IDLE);
+        self.subject.idle(time);
+    }
+
+    /// All sites, those of other threads too.
+    fn survey_all(&mut self) -> Survey {
+        self.sites.leave_out(&[]);
+        with_room(|| self.sites.survey(&[], self.subject))
     }
 
     /// Sites of other threads with survivors that are not new.
     fn suspects(&mut self) -> Vec<usize> {
         let old = self.calls - self.calls / 8;
-        self.sites.leave_out(&[]);
-        let survey = with_room(|| self.sites.survey(&[], self.subject));
+        let survey = self.survey_all();
         let suspects = survey.sites.iter().filter(|site| self.sites.place(site.id).foreign);
         suspects
             .filter(|site| site.births.iter().any(|(birth, _)| birth < old))
