@@ -70,6 +70,7 @@ class Finding:
     stack_note: Optional[str] = None
     path: list[Step] = field(default_factory=list)
     buffer_export: bool = False
+    kept_by: list[list[Frame]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ class Report:
                 **finding,
                 "path": _path(finding),
                 "stack": [_known(Frame, frame) for frame in finding["stack"]],
-                "also": [[_known(Frame, frame) for frame in stack] for stack in finding.get("also", [])],
+                "also": _stacks(finding, "also"),
+                "kept_by": _stacks(finding, "kept_by"),
                 "references": _known(References, finding["references"]) if finding.get("references") else None,
             }
             for finding in data["findings"]
@@ -176,6 +178,10 @@ class Report:
 
     def __str__(self) -> str:
         return _core.render(self._json)
+
+
+def _stacks(finding: dict[str, Any], key: str) -> list[list[Frame]]:
+    return [[_known(Frame, frame) for frame in stack] for stack in finding.get(key, [])]
 
 
 def _path(part: dict[str, Any]) -> list[Step]:

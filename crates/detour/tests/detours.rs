@@ -3,8 +3,9 @@
 
 use std::ffi::c_void;
 use std::hint::black_box;
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use leaktight_detour::{Detour, Function, Refusal, prepare, put_in, take_out};
 
@@ -83,7 +84,8 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
     let _one = ONE.lock();
     let detour = detour();
     let (stop, interrupted) = (AtomicBool::new(false), AtomicBool::new(false));
-    let calls = AtomicU64::new(0);
+    let (calls, sleeper) = (AtomicU64::new(0), AtomicI32::new(0));
+    let (wait, wake) = std::io::pipe().unwrap();
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -100,16 +102,30 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
             });
         }
         scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let time = libc::timespec {
-                    tv_sec: 0,
-                    tv_nsec: 50_000_000,
-                };
-                // SAFETY: waits; a signal would end it early.
-                let ended = unsafe { libc::nanosleep(&time, std::ptr::null_mut()) };
-                interrupted.fetch_or(ended != 0, Ordering::Relaxed);
-            }
+            // SAFETY: asks for a number.
+            sleeper.store(unsafe { libc::gettid() }, Ordering::Relaxed);
+            let mut end = libc::pollfd {
+                fd: wait.as_raw_fd(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one descriptor, which is open; a signal would end it early.
+            let ended = unsafe { libc::poll(&mut end, 1, -1) };
+            interrupted.store(ended != 1, Ordering::Relaxed);
         });
+        let sleeps = |thread: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat"));
+            stat.is_ok_and(|stat| {
+                stat.rsplit(')')
+                    .next()
+                    .unwrap_or_default()
+                    .trim_start()
+                    .starts_with('S')
+            })
+        };
+        while !sleeps(sleeper.load(Ordering::Relaxed)) {
+            std::thread::yield_now();
+        }
         for _ in 0..60 {
             // SAFETY: as above.
             unsafe {
@@ -118,6 +134,7 @@ fn threads_that_call_all_the_time_go_on_and_those_that_wait_are_not_woken() {
             }
         }
         stop.store(true, Ordering::Relaxed);
+        drop(wake);
     });
     assert!(calls.load(Ordering::Relaxed) > 0);
     assert!(

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use leaktight_liveset::{Block, Family};
+use leaktight_references::exporter;
 use leaktight_report::{
     Certainty, Control, Environment, Finding, Kind, Look, Report, Severity, Verdict, counted, sentence,
 };
@@ -83,7 +84,7 @@ pub(crate) fn report<S: Subject>(
     let unsure = groups
         .iter()
         .zip(&findings)
-        .filter(|(_, finding)| finding.earlier_owner);
+        .filter(|(_, finding)| finding.type_name.is_some());
     let mut unsure: Vec<(Finding, Wanted)> = unsure
         .filter_map(|(group, finding)| Some((finding.clone(), wanted(group, finding, subject)?)))
         .collect();
@@ -205,6 +206,7 @@ fn wanted<S: Subject>(group: &Group, finding: &Finding, subject: &mut S) -> Opti
         size: first.size,
         offset,
         count_bytes,
+        exporter: exporter(first.address + offset),
     })
 }
 
@@ -241,6 +243,7 @@ fn unexplained(found: &SiteFinding, witnesses: &Witnesses) -> Finding {
         references: None,
         also: Vec::new(),
         one_of: false,
+        kept_by: Vec::new(),
         stack_note: None,
         buffer_export: false,
         path: Vec::new(),
@@ -318,6 +321,7 @@ fn finding<S: Subject>(group: &Group, paths: &Paths<'_>, reach: Option<&Reach>, 
         references: None,
         also: Vec::new(),
         one_of: false,
+        kept_by: Vec::new(),
         stack_note: None,
         buffer_export: false,
         path: if lost {

@@ -1,9 +1,12 @@
-//! Who made an object whose memory had another owner before: CPython keeps dead objects on free lists and hands them out
-//! again without asking its allocator, so the stack of the block is that of an earlier owner.
+//! Who made an object that is left behind, and who keeps it.
+//!
+//! The stack of its block may be that of an earlier owner: CPython keeps dead objects on free lists and hands them out again
+//! without asking its allocator. And who made it may have done right: what keeps it is a reference that another function
+//! takes and nothing gives back.
 //!
 //! The count of an object goes from 0 to 1 when it is made. So a few calls more are made, in which the count is watched from
-//! the birth of each block that is allocated where those of the finding were; of an object that is still there a call later
-//! the last such write is its maker's.
+//! the birth of each block that is allocated where those of the finding were. Of an object that is still there a call later
+//! the last such write is its maker's, and the writes from there on say which reference is left over.
 
 use std::cell::Cell;
 use std::ptr::null_mut;
@@ -12,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
 use leaktight_liveset::Block;
-use leaktight_report::Finding;
+use leaktight_report::{Finding, Frame, Report, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_watchpoints::{MOST_WORDS, Options, Watch, Width, Word, Write};
 
 use crate::budget::Budget;
 use crate::check::Error;
-use crate::origin::{Origin, Origins};
-use crate::places::capture;
+use crate::names::Names;
+use crate::origin::Origin;
+use crate::places::{self, capture};
+use crate::reason::of_findings;
 use crate::room::with_room;
 use crate::session::Session;
 use crate::subject::Subject;
@@ -31,6 +36,8 @@ pub(crate) struct Wanted {
     pub size: usize,
     pub offset: usize,
     pub count_bytes: usize,
+    /// The function of the type that exports buffers.
+    pub exporter: Option<usize>,
 }
 
 /// What the calls are made with.
@@ -44,78 +51,130 @@ pub(crate) struct Calls<'a, S> {
     pub most: u32,
 }
 
-/// So many objects with the same maker are believed.
+/// So many objects with the same fate are believed.
 const ENOUGH: usize = 3;
 const MOST_CALLS: u32 = 32;
 const TIME: Duration = Duration::from_millis(100);
 const MOST_WRITES: usize = 4096;
 
-/// Gives findings the stack of the maker, where it is found.
+/// Gives findings the stack of the maker where it is not sure, and of who keeps the objects, as far as these are found.
 ///
 /// # Errors
 ///
 /// When a call is interrupted. (If it fails in another way, the findings stay as they are.)
 pub(crate) fn find<S: Subject>(
-    findings: &mut [Finding],
+    report: &mut Report,
     unsure: Vec<(Finding, Wanted)>,
     mut calls: Calls<'_, S>,
 ) -> Result<(), Error<S::Error>> {
     let started = Instant::now();
-    let mut origins = None;
+    let mut names = Names::default();
     for (told, wanted) in unsure {
-        let Some(finding) = findings.iter_mut().find(|finding| **finding == told) else {
+        let Some(finding) = report.findings.iter_mut().find(|finding| **finding == told) else {
             continue;
         };
-        if let Some(stack) = calls.maker(&wanted, started)? {
-            let stack = stacks::stack(stack).unwrap_or_default().up_to_evaluation();
-            let origins = origins.get_or_insert_with(Origins::new);
-            let origin = with_room(|| origins.of(&stack, calls.subject));
+        let lives = calls.survivors(&wanted, started)?;
+        if lives.len() < ENOUGH {
+            continue;
+        }
+        let maker = lives[0].first().map_or(0, |making| making.stack);
+        let is_one = lives
+            .iter()
+            .all(|life| life.first().is_some_and(|making| making.stack == maker));
+        if finding.earlier_owner && is_one && maker != 0 {
+            let stack = stacks::stack(maker).unwrap_or_default().up_to_evaluation();
+            let origin = with_room(|| names.origins().of(&stack, calls.subject));
             if !origin.frames.is_empty() {
                 tell(finding, origin);
             }
         }
+        let kept = with_room(|| places::kept_by(&lives, &wanted, &mut names, calls.subject));
+        let is_maker = |stack: &Vec<Frame>| match (stack.first(), finding.stack.first()) {
+            (Some(keeper), Some(maker)) => (&keeper.function, &keeper.file) == (&maker.function, &maker.file),
+            _ => true,
+        };
+        if !kept.stacks.iter().all(is_maker) {
+            finding.buffer_export = kept.buffer_export;
+            finding.kept_by = kept.stacks;
+            say(finding, &sentence(&told));
+        }
+    }
+    join(&mut report.findings);
+    if report.verdict == Verdict::Leak {
+        report.reason = of_findings(&report.findings);
     }
     Ok(())
 }
 
+/// Makes one of findings that turn out to have the same maker: some of their objects came from a free list.
+fn join(findings: &mut Vec<Finding>) {
+    let mut at = 1;
+    while at < findings.len() {
+        let (before, [finding, ..]) = findings.split_at_mut(at) else {
+            return;
+        };
+        let is_same = |other: &&mut Finding| {
+            let what = |of: &Finding| (of.kind, of.certainty, of.severity, of.type_name.clone());
+            what(other) == what(finding) && finding.type_name.is_some() && other.stack == finding.stack
+        };
+        let Some(first) = before.iter_mut().find(is_same) else {
+            at += 1;
+            continue;
+        };
+        let before = sentence(first);
+        first.blocks_per_call += finding.blocks_per_call;
+        first.bytes_per_call += finding.bytes_per_call;
+        first.objects_per_call = first.objects_per_call.zip(finding.objects_per_call).map(|(a, b)| a + b);
+        first.block_size = first.block_size.filter(|size| finding.block_size == Some(*size));
+        first.every = None;
+        first.earlier_owner &= finding.earlier_owner;
+        say(first, &before);
+        findings.remove(at);
+    }
+}
+
 fn tell(finding: &mut Finding, origin: Origin) {
-    let before = leaktight_report::sentence(finding);
-    let cause = finding.message.strip_prefix(&before).unwrap_or_default().to_owned();
+    let before = sentence(finding);
     finding.stack = origin.frames;
     finding.via = origin.via;
     finding.earlier_owner = false;
-    finding.message = leaktight_report::sentence(finding) + &cause;
+    say(finding, &before);
+}
+
+/// Words the message anew; `before`: the sentence that it began with.
+fn say(finding: &mut Finding, before: &str) {
+    let cause = finding.message.strip_prefix(before).unwrap_or_default().to_owned();
+    finding.message = sentence(finding) + &cause;
 }
 
 impl<S: Subject> Calls<'_, S> {
-    /// The number of the stack in which most of these objects were made.
-    fn maker(&mut self, wanted: &Wanted, started: Instant) -> Result<Option<u32>, Error<S::Error>> {
+    /// Of some of these objects that outlive their call the writes to the count, the making first.
+    fn survivors(&mut self, wanted: &Wanted, started: Instant) -> Result<Vec<Vec<Write>>, Error<S::Error>> {
         self.session.know_modules();
         stacks::prepare();
         let Some(aim) = with_room(|| Aim::start(wanted)) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        let mut makers: Vec<u32> = Vec::new();
+        let mut lives: Vec<Vec<Write>> = Vec::new();
         // What is on a free list already would not be seen.
         hooks::watched(|| self.subject.settle());
         for _ in 0..MOST_CALLS {
             let per_call = self.budget.elapsed() / (*self.made).max(1);
             let is_late = started.elapsed() > TIME || per_call > self.budget.left() / 4;
             let is_full = aim.watch.len() == MOST_WRITES || aim.failed.get();
-            if is_late || is_full || *self.made == self.most || makers.len() >= ENOUGH {
+            if is_late || is_full || *self.made == self.most || lives.len() >= ENOUGH {
                 break;
             }
             *self.made += 1;
             aim.next_call(*self.made);
             hooks::enter_call(*self.made);
             match crate::run::call(self.subject, self.session) {
-                Err(Error::Call(why)) if !self.subject.is_interruption(&why) => return Ok(None),
+                Err(Error::Call(why)) if !self.subject.is_interruption(&why) => return Ok(Vec::new()),
                 result => result?,
             }
-            makers.extend(aim.makers_of_survivors());
+            lives.extend(aim.lives_of_survivors());
         }
-        let is_same = makers.windows(2).all(|two| two[0] == two[1]);
-        Ok(makers.first().copied().filter(|_| makers.len() >= ENOUGH && is_same))
+        Ok(lives)
     }
 }
 
@@ -210,28 +269,30 @@ impl Aim {
         self.failed.set(self.failed.get() || self.watch.aim(at, word).is_err());
     }
 
-    /// The stacks in which those objects were made that an earlier call has left behind. Memory of dead ones is watched for
-    /// some calls, as it may be handed on.
-    fn makers_of_survivors(&self) -> Vec<u32> {
+    /// What happened to the counts of those objects that an earlier call has left behind, from their making on. Memory of
+    /// dead ones is watched for some calls, as it may be handed on.
+    fn lives_of_survivors(&self) -> Vec<Vec<Write>> {
         const PATIENCE: u32 = 4;
         let (live, writes, call) = (hooks::live_blocks(), self.watch.writes(), self.call.get());
-        let mut makers = Vec::new();
+        let mut lives = Vec::new();
         for (at, slot) in self.aimed.iter().enumerate() {
             let Some(aimed) = slot.get() else { continue };
             let is_same = |block: &Block| block.address == aimed.address && block.birth == aimed.birth;
             let own = writes.get(aimed.since..).unwrap_or_default().iter();
-            let own: Vec<&Write> = own.filter(|write| write.word == at).collect();
-            let is_making = |write: &&&Write| [write.before as u32, write.after as u32] == [0, 1];
-            let made = own.iter().rev().find(is_making);
+            let own: Vec<Write> = own.filter(|write| write.word == at).copied().collect();
+            // What fresh memory holds before is not known.
+            let is_making =
+                |number: usize| own[number].after as u32 == 1 && (number == 0 || own[number].before as u32 == 0);
+            let made = (0..own.len()).rev().find(|number| is_making(*number));
             let is_dead = own.last().is_none_or(|last| last.after as u32 == 0);
             if !live.iter().any(is_same) || is_dead && aimed.birth + PATIENCE < call {
                 slot.set(None);
-            } else if let Some(made) = made.filter(|made| !is_dead && made.mark < call) {
-                makers.extend((made.stack != 0).then_some(made.stack));
+            } else if let Some(made) = made.filter(|made| !is_dead && own[*made].mark < call) {
+                lives.push(own[made..].to_vec());
                 slot.set(None);
             }
         }
-        makers
+        lives
     }
 }
 

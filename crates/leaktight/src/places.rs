@@ -9,9 +9,10 @@ use leaktight_hooks as hooks;
 use leaktight_memory::{Memory, has_other_threads};
 use leaktight_report::{Finding, Frame, sentence};
 use leaktight_stacks as stacks;
-use leaktight_verdict::writes::{Account, Change, Frame as Place, Owner, Unknown, account};
+use leaktight_verdict::writes::{Account, Candidate, Change, Frame as Place, Owner, Unknown, account};
 use leaktight_watchpoints::{Interrupted, MOST_WORDS, Options, Watch, Way, Width, Word, Write};
 
+use crate::makers::Wanted;
 pub(crate) use crate::names::Names;
 use crate::session::Session;
 use crate::subject::Subject;
@@ -277,10 +278,7 @@ impl Watched {
             .filter(|write| write.word == at && write.mark < calls);
         let (mut changes, mut origins) = (Vec::new(), Vec::new());
         for write in writes {
-            let by = match suspect.count_bytes {
-                4 => i64::from((write.after as i32).wrapping_sub(write.before as i32)),
-                _ => write.change(),
-            };
+            let by = change(write, suspect.count_bytes);
             // Of other threads only the sum is seen, as a part of the next write of this one.
             if self.others && by.abs() != 1 {
                 return Taken::unknown(OTHER_THREAD);
@@ -317,6 +315,44 @@ impl Watched {
         }
         let account = account(&changes, calls, suspect.per_call);
         told(functions, &account, &changes, &origins, names, subject)
+    }
+}
+
+/// Where the references come from that keep objects. `lives`: of each the writes to its count, the making first.
+pub(crate) fn kept_by<S: Subject>(lives: &[Vec<Write>], wanted: &Wanted, names: &mut Names, subject: &mut S) -> Taken {
+    let (mut changes, mut origins) = (Vec::new(), Vec::new());
+    for (call, life) in (0..).zip(lives) {
+        for (number, write) in life.iter().enumerate() {
+            let by = if number == 0 {
+                1
+            } else {
+                change(write, wanted.count_bytes)
+            };
+            if by.abs() != 1 {
+                return Taken::unknown(OTHER_THREAD);
+            }
+            let mut stack = names.frames(write.stack, subject);
+            let inner = names.exports_buffer(write.stack, &stack, wanted.exporter);
+            stack.drain(..inner);
+            changes.push(Change { call, by, stack });
+            origins.push((write.stack, inner));
+        }
+    }
+    let all: i64 = changes.iter().map(|change| change.by).sum();
+    let mut account = account(&changes, lives.len() as u32, all as f64 / lives.len() as f64);
+    // In a cycle the objects hold each other as well, and the interpreter has put them there.
+    let is_library = |stack: &[Place]| stack.iter().any(|frame| frame.owner != Owner::Interpreter);
+    let is_by_library = |candidate: &Candidate| is_library(&changes[candidate.change].stack);
+    account
+        .origins
+        .retain(|origin| origin.candidates.iter().any(is_by_library));
+    told(Functions::default(), &account, &changes, &origins, names, subject)
+}
+
+fn change(write: &Write, count_bytes: usize) -> i64 {
+    match count_bytes {
+        4 => i64::from((write.after as i32).wrapping_sub(write.before as i32)),
+        _ => write.change(),
     }
 }
 

@@ -17,6 +17,15 @@ pub(crate) struct HowFar {
     pub checks: Checks,
 }
 
+/// Why it is a leak.
+pub(crate) fn of_findings(findings: &[Finding]) -> String {
+    match findings {
+        [one] => one.message.clone(),
+        many if are_all_memory(many) => format!("{} leak, {}", places(many), together(many)),
+        many => format!("{} leaks; the first: {}", many.len(), many[0].message),
+    }
+}
+
 /// The reason for the outcome.
 pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], caches: &[Capacity], how_far: &HowFar) -> String {
     let HowFar {
@@ -47,9 +56,7 @@ pub(crate) fn reason(outcome: &Outcome, findings: &[Finding], caches: &[Capacity
     }
     match (&outcome.reason, findings) {
         (Reason::NothingGrows, _) => nothing_grows(left, checks),
-        (Reason::Findings, [one]) => one.message.clone(),
-        (Reason::Findings, many) if are_all_memory(many) => format!("{} leak, {}", places(many), together(many)),
-        (Reason::Findings, many) => format!("{} leaks; the first: {}", many.len(), many[0].message),
+        (Reason::Findings, _) => of_findings(findings),
         (Reason::Stopped(kept), _) => {
             format!(
                 "it kept {} and has stopped growing: a cache, not a leak",

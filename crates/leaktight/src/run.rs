@@ -168,7 +168,7 @@ pub(crate) fn run<S: Subject>(
         most: run.max_calls,
     };
     // Not before: these calls may free what the findings are about.
-    makers::find(&mut report.findings, unsure, calls)?;
+    makers::find(&mut report, unsure, calls)?;
     report.calls = u64::from(run.calls);
     Ok(report)
 }

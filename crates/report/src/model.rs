@@ -142,6 +142,10 @@ pub struct Finding {
     /// Only one of these places is where it happened, and which one is not known; otherwise each is one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub one_of: bool,
+    /// Of objects: where references to them are taken and never given back, if that is not where they were made. The
+    /// likeliest place first; several: one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_by: Vec<Vec<Frame>>,
     /// Why there is no stack, worded to follow "because".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stack_note: Option<String>,

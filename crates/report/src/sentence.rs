@@ -155,7 +155,10 @@ fn lost_memory(finding: &Finding, toll: &Toll) -> String {
         (None, _) => String::new(),
         (Some(_), false) => {
             let them = if is_one(objects(finding, toll)) { "it" } else { "them" };
-            format!("; a Py_DECREF is missing in what received {them}")
+            match finding.buffer_export {
+                true => format!("; a buffer of {them} is exported and never released, a PyBuffer_Release is missing"),
+                false => format!("; a Py_DECREF is missing in what received {them}"),
+            }
         }
         (Some(_), true) => "; a cycle that the types do not let the garbage collector see".into(),
     };

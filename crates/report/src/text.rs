@@ -200,6 +200,14 @@ fn show_finding(page: &mut Page, report: &Report, finding: &Finding) {
     if let Some(more) = more(finding.also.len(), MOST_PLACES, "place") {
         page.wrapped(INNER, Lead::NONE, &more);
     }
+    for (number, keeper) in finding.kept_by.iter().take(MOST_PLACES).enumerate() {
+        page.wrapped(
+            INNER,
+            Lead::NONE,
+            if number == 0 { kept_by(finding) } else { "or here:" },
+        );
+        show_stack(page, keeper);
+    }
     if let Some(balanced) = balanced(finding) {
         page.wrapped(INNER, Lead::NONE, &balanced);
     }
@@ -291,6 +299,20 @@ fn taken(finding: &Finding) -> Option<String> {
         false => format!("{what} here:"),
         true => format!("{what} in one of these places, the likeliest first:"),
     })
+}
+
+/// What the stack of a reference is that keeps objects.
+fn kept_by(finding: &Finding) -> &'static str {
+    match (finding.buffer_export, finding.kept_by.len()) {
+        (true, 1) => "kept by a buffer that is exported and never released here:",
+        (true, _) => {
+            "kept by a buffer that is exported and never released in one of these places, the likeliest first:"
+        }
+        (false, 1) => "kept by a reference that is taken and never given back here:",
+        (false, _) => {
+            "kept by a reference that is taken and never given back in one of these places, the likeliest first:"
+        }
+    }
 }
 
 /// How many places are innocent.

@@ -212,7 +212,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
         vec(frame(text), 0..15),
         vec(vec(frame(text), 0..3), 0..5),
         option::of(text()),
-        vec(step(text), 0..9),
+        (vec(step(text), 0..9), vec(vec(frame(text), 0..3), 0..3)),
     );
     let flags = any::<(bool, bool, bool, bool)>();
     ((kind, certainty, severity), figures, texts, (references, flags), stack).prop_map(
@@ -221,7 +221,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             (blocks_per_call, bytes_per_call, block_size, every),
             (allocator, via, type_name, holder, examples, message),
             (references, (in_cycle, earlier_owner, one_of, buffer_export)),
-            (stack, also, stack_note, path),
+            (stack, also, stack_note, (path, kept_by)),
         )| Finding {
             kind,
             certainty,
@@ -243,6 +243,7 @@ fn finding(text: Texts, figure: BoxedStrategy<f64>) -> impl Strategy<Value = Fin
             stack,
             also,
             one_of,
+            kept_by,
             stack_note,
             path,
             message,

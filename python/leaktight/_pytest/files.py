@@ -12,7 +12,7 @@ from typing import IO, Any, Optional
 import pytest
 
 from leaktight._pytest.baseline import Baseline, entry_of
-from leaktight._pytest.results import Group, Result, Results
+from leaktight._pytest.results import Group, Result, Results, blamed
 
 SCHEMA = "leaktight.pytest/1"
 
@@ -61,14 +61,15 @@ def github_annotations(groups: list[Group], root: Path) -> Iterator[str]:
     for group in groups:
         test = group.tests[0]
         file, line = test.file, test.line
+        finding = group.finding
         # Of a line that is not sure it would be wrong to say that it leaks.
-        is_sure = not (group.finding.get("earlier_owner") or group.finding.get("one_of"))
-        for frame in group.finding["stack"] if is_sure else []:
+        is_sure = not (finding.get("earlier_owner") or finding.get("one_of")) and len(finding.get("kept_by", [])) <= 1
+        for frame in blamed(finding) if is_sure else []:
             path = root / (frame.get("file") or "")
             if frame.get("line") and path.is_file() and path.is_relative_to(root):
                 file, line = str(path.relative_to(root)), frame["line"]
                 break
-        message = f"{group.finding['message']} (in {test.test})"
+        message = f"{finding['message']} (in {test.test})"
         yield f"::error file={_escape(file, True)},line={line},title=memory leak::{_escape(message)}"
 
 

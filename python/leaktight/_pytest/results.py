@@ -64,7 +64,8 @@ class Result:
         for finding in findings:
             finding["fixture"] = definitions.name_of(finding["stack"])
             finding["stack"] = _without_runner(finding["stack"])
-            finding["also"] = [_without_runner(stack) for stack in finding.get("also", [])]
+            for key in {"also", "kept_by"} & finding.keys():
+                finding[key] = [_without_runner(stack) for stack in finding[key]]
             finding["site"] = site(finding, str(item.path))
             finding["message"] = re.sub(r"\bcall(s?)\b", r"run\1", finding["message"])
             if finding["fixture"]:
@@ -155,6 +156,12 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     return [finding["kind"], *(_names(finding["stack"], test_file) or examples[:1] or [finding["message"]])]
 
 
+def blamed(finding: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stack of the line that is to be mended, as far as is known: of who keeps what another has made."""
+    keepers = finding.get("kept_by") or []
+    return keepers[0] if len(keepers) == 1 else finding["stack"]
+
+
 def _names(frames: list[dict[str, Any]], test_file: str) -> list[str]:
     native = [frame for frame in _until(frames, lambda frame: frame["python"])]
     return [_name(frame) for frame in native] or names_below(frames, test_file)[:PYTHON_FRAMES] or [_name(frame) for frame in frames[:1]]
@@ -208,6 +215,9 @@ def describe(finding: dict[str, Any], root: str = "", frames: int = 12) -> str:
     lines += _stack(finding["stack"], root, frames)
     for stack in finding.get("also") or []:
         lines += ["    or in:" if finding.get("one_of") else "    and in:", *_stack(stack, root, frames)]
+    for number, stack in enumerate(finding.get("kept_by") or []):
+        what = "a buffer that is exported and never released" if finding.get("buffer_export") else "a reference that is taken and never given back"
+        lines += ["    or in:" if number else f"    kept by {what} in:", *_stack(stack, root, frames)]
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import pytest
 from leaktight._pytest import budget, files, inside
 from leaktight._pytest.baseline import Baseline, entry_of
 from leaktight._pytest.options import Options
-from leaktight._pytest.results import LEAKED, OPEN, Group, Result, Results, describe, location
+from leaktight._pytest.results import LEAKED, OPEN, Group, Result, Results, blamed, describe, location
 
 #: Findings told in full, and as one line each.
 MOST_FINDINGS = 10
@@ -203,7 +203,7 @@ class ShortLines:
         if not any(stats.get(shown[character]) for character in characters if character in shown):
             terminalreporter.write_sep("=", "short test summary info", cyan=True, bold=True)
         for group in new[:MOST_FINDINGS]:
-            where = group.finding["stack"][:1]
+            where = blamed(group.finding)[:1]
             frame = f"{where[0].get('function') or '?'} {location(where[0], str(self.summary.config.rootpath))}: " if where else ""
             others = f" (and in {len(group.tests) - 1} more)" if len(group.tests) > 1 else ""
             line = f"LEAKED {group.tests[0].test}{others} - {frame}{group.finding['message']}"

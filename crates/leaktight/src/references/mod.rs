@@ -402,6 +402,7 @@ fn finding(found: &Found, subject: &mut impl Subject) -> Finding {
         earlier_owner: false,
         also: Vec::new(),
         one_of: false,
+        kept_by: Vec::new(),
         stack_note: None,
         buffer_export: false,
         path: Vec::new(),

@@ -411,6 +411,7 @@ impl Resources {
                 references: None,
                 also: Vec::new(),
                 one_of: false,
+                kept_by: Vec::new(),
                 stack_note: None,
                 buffer_export: false,
                 path: Vec::new(),

@@ -72,6 +72,7 @@ pub fn lost_copy() -> Finding {
         references: None,
         also: Vec::new(),
         one_of: false,
+        kept_by: Vec::new(),
         stack_note: None,
         buffer_export: false,
         path: Vec::new(),
