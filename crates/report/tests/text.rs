@@ -287,6 +287,24 @@ fn references_are_told_with_who_took_them() {
     assert_snapshot!(at_width(&leak("zoo.keep(KEY)", vec![sure, two, unsure, unknown]), 100));
 }
 
+#[test]
+fn who_keeps_an_object_is_told_below_who_made_it() {
+    let keeper = lost_copy().stack;
+    let by_one = with_message(Finding {
+        kept_by: vec![keeper.clone()],
+        ..growing_registry()
+    });
+    let by_buffer = with_message(Finding {
+        kept_by: vec![keeper.clone(), keeper],
+        buffer_export: true,
+        certainty: Certainty::Lost,
+        type_name: Some("bytearray".into()),
+        objects_per_call: Some(1.0),
+        ..lost_copy()
+    });
+    assert_snapshot!(at_width(&leak("zoo.keep([1])", vec![by_one, by_buffer]), 100));
+}
+
 fn step(name: &str, what: &str) -> Step {
     Step {
         name: name.into(),
