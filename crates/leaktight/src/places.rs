@@ -9,7 +9,7 @@ use leaktight_hooks as hooks;
 use leaktight_memory::{Memory, has_other_threads};
 use leaktight_report::{Finding, Frame, sentence};
 use leaktight_stacks as stacks;
-use leaktight_verdict::writes::{Account, Candidate, Change, Frame as Place, Owner, Unknown, account};
+use leaktight_verdict::writes::{Account, Candidate, Change, Frame as Place, Owner, Unknown, account, account_exactly};
 use leaktight_watchpoints::{Interrupted, MOST_WORDS, Options, Watch, Way, Width, Word, Write};
 
 use crate::makers::Wanted;
@@ -97,7 +97,7 @@ impl Taken {
 }
 
 /// So many show that references are lost where they were before.
-pub(crate) const FEWEST_CALLS: u32 = 3;
+pub(crate) const FEWEST_CALLS: u32 = 1;
 /// Fewer calls say nothing of a place that is not known, and more are not needed.
 pub(crate) const LEAST_CALLS: u32 = 8;
 const MOST_CALLS: u32 = 64;
@@ -313,7 +313,10 @@ impl Watched {
                 ..Taken::default()
             };
         }
-        let account = account(&changes, calls, suspect.per_call);
+        let account = match calls {
+            FEWEST_CALLS => account_exactly(&changes, calls, suspect.per_call),
+            _ => account(&changes, calls, suspect.per_call),
+        };
         told(functions, &account, &changes, &origins, names, subject)
     }
 }

@@ -98,6 +98,16 @@ const APPRECIABLE: f64 = 0.1;
 /// Finds what is left over in the log of `calls` calls, if the count drifts by `per_call`: positive for a leak, negative
 /// for an over-release.
 pub fn account(log: &[Change], calls: u32, per_call: f64) -> Account {
+    of_log(log, calls, per_call, false)
+}
+
+/// The same for a drift of just `per_call` in each call, of which everything that is left over is told, however few the
+/// calls: whether it is what is known already, one call shows.
+pub fn account_exactly(log: &[Change], calls: u32, per_call: f64) -> Account {
+    of_log(log, calls, per_call, true)
+}
+
+fn of_log(log: &[Change], calls: u32, per_call: f64, is_exact: bool) -> Account {
     let places = Places::of(log);
     let paired = pair(log, &places);
     let mut account = Account {
@@ -105,7 +115,7 @@ pub fn account(log: &[Change], calls: u32, per_call: f64) -> Account {
         unknown: None,
         places: paired.totals(&places),
     };
-    match find(log, &places, &paired, calls, per_call) {
+    match find(log, &places, &paired, calls, per_call, is_exact) {
         Ok(origins) => account.origins = origins,
         Err(unknown) => account.unknown = Some(unknown),
     }
@@ -140,10 +150,21 @@ impl Steady {
     }
 }
 
-fn find(log: &[Change], places: &Places, paired: &Paired, calls: u32, per_call: f64) -> Result<Vec<Origin>, Unknown> {
-    let steady = Steady::of(calls);
+fn find(
+    log: &[Change],
+    places: &Places,
+    paired: &Paired,
+    calls: u32,
+    per_call: f64,
+    is_exact: bool,
+) -> Result<Vec<Origin>, Unknown> {
+    let steady = if is_exact {
+        Steady { from: 0, to: calls }
+    } else {
+        Steady::of(calls)
+    };
     let expected = per_call.abs() * steady.calls();
-    if expected.is_nan() || expected < LEAST {
+    if expected.is_nan() || expected < if is_exact { 1.0 } else { LEAST } {
         return Err(Unknown::TooShort);
     }
     let drift: i64 = log
@@ -151,7 +172,7 @@ fn find(log: &[Change], places: &Places, paired: &Paired, calls: u32, per_call: 
         .filter(|change| steady.has(change.call))
         .map(|change| change.by)
         .sum();
-    let tolerance = (expected / 4.0).max(1.5);
+    let tolerance = if is_exact { 0.0 } else { (expected / 4.0).max(1.5) };
     if (drift as f64 - per_call.signum() * expected).abs() > tolerance {
         return Err(Unknown::OtherRate);
     }
@@ -160,7 +181,7 @@ fn find(log: &[Change], places: &Places, paired: &Paired, calls: u32, per_call: 
     for unit in paired.left_over(is_leak).filter(|unit| steady.has(unit.call)) {
         *left_over.entry(places.site(unit.place)).or_default() += 1;
     }
-    left_over.retain(|_, count| *count >= 2 && *count as f64 >= APPRECIABLE * expected);
+    left_over.retain(|_, count| is_exact || *count >= 2 && *count as f64 >= APPRECIABLE * expected);
     let found: u64 = left_over.values().sum();
     if (found as f64) < expected / 2.0 {
         return Err(Unknown::Scattered);

@@ -89,8 +89,11 @@ impl<S: Subject> Run<'_, S> {
     /// Makes calls with the counts of these objects watched; otherwise says why that cannot be.
     fn watch(&mut self, suspects: &[Suspect], calls: u32) -> Result<Result<Watched, String>, Error<S::Error>> {
         let first = self.calls + 1;
-        // Fills the caches that settling has emptied: some hold thousands of references to `None` then.
-        self.next_call()?;
+        // Fills the caches that settling has emptied: some hold thousands of references to `None` then. Where they are
+        // to be seen being lost again, that is not needed: if it disturbs they are proved anew.
+        if calls > places::FEWEST_CALLS {
+            self.next_call()?;
+        }
         let mut watching = match with_room(|| Watching::start(suspects, &self.session)) {
             Ok(watching) => watching,
             Err(why) => return Ok(Err(why)),

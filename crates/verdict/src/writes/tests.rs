@@ -328,6 +328,33 @@ fn a_borrowed_reference_that_is_returned_leaves_no_write_and_nobody_is_named() {
 }
 
 #[test]
+fn one_call_shows_whether_just_what_is_known_is_left_over() {
+    const NAMES: [&str; 2] = ["l/leak:1 call:1 eval:1", "l/other:1 call:1 eval:2"];
+    let usual = ["+load:1 eval:1", "-load:2 eval:1"];
+    let of = |more: &[&'static str], per_call: f64| {
+        let log = Log::every(1, &[&usual[..], more].concat());
+        let account = account_exactly(&log.0, 1, per_call);
+        let candidates = account.origins.iter().flat_map(|origin| &origin.candidates);
+        let places = candidates.map(|found| {
+            NAMES
+                .iter()
+                .position(|name| stack(name) == log.0[found.change].stack)
+                .unwrap()
+        });
+        (places.collect::<Vec<_>>(), account.unknown)
+    };
+    let (leak, other) = ("+l/leak:1 call:1 eval:1", "+l/other:1 call:1 eval:2");
+    assert_eq!(of(&[leak], 1.0), (vec![0], None));
+    assert_eq!(of(&[leak, leak], 2.0), (vec![0], None));
+    // A second place is not hidden by the first, and neither is another rate.
+    assert_eq!(of(&[leak, leak, leak, other], 4.0), (vec![0, 1], None));
+    assert_eq!(of(&[leak], 2.0), (vec![], Some(Unknown::OtherRate)));
+    assert_eq!(of(&[leak, leak], 1.0), (vec![], Some(Unknown::OtherRate)));
+    let log = Log::every(1, &[leak]);
+    assert_eq!(log.account(1.0).unknown, Some(Unknown::TooShort));
+}
+
+#[test]
 fn what_does_not_fit_the_finding_is_not_known() {
     let leak = called(&["+x/f:1 make_tp_call:3 eval:3 run"]);
     let unknown = |log: &Log, per_call| log.account(per_call).unknown;
