@@ -153,8 +153,8 @@ LOOK_ALIKES = {
         "part = os.path.join(sys.argv[1], str(next(calls))); open(part, 'w').close(); os.replace(part, os.path.join(sys.argv[1], 'final'))",
     ),
     "file renamed out of the temporary folder": (
-        "calls = itertools.count(); home = tempfile.mkdtemp(dir=os.path.expanduser('~')); import atexit, shutil; atexit.register(shutil.rmtree, home)",
-        "part = os.path.join(sys.argv[1], 'part'); open(part, 'w').close(); os.rename(part, os.path.join(home, str(next(calls))))",
+        "import atexit, shutil; calls = itertools.count(); home = tempfile.mkdtemp(dir=os.path.expanduser('~')); atexit.register(shutil.rmtree, home)",
+        "part = os.path.join(sys.argv[1], 'part'); open(part, 'w').close(); shutil.move(part, os.path.join(home, str(next(calls))))",
     ),
     "file made anew in each call": (
         "path = os.path.join(sys.argv[1], 'anew')",
