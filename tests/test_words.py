@@ -565,7 +565,7 @@ def test_one_block_that_grows_is_said_to_be_one(python):
     setup = "k = []; rows = [b''] * 100\nn = iter(range(10**9))"
     assert one(python, setup, "k.append(None)")["message"].startswith("one block grows by 8.")
     several = one(python, setup, "number = next(n); rows[number % 100] = bytes(number)")
-    assert several["message"].startswith("blocks grow, and do not become more, by 100 bytes per call on average"), several
+    assert several["message"].startswith("memory grows by 100 bytes per call on average, in few blocks that become larger"), several
 
 
 def test_info_is_about_the_interpreter_and_not_about_few_calls(python):

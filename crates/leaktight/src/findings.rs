@@ -147,6 +147,10 @@ pub(crate) fn report<S: Subject>(
         (Verdict::Indeterminate, reason)
     } else if let Some(doubt) = doubt {
         (Verdict::Indeterminate, doubt)
+    } else if seen.outcome.verdict == verdict::Verdict::Leak && findings.is_empty() {
+        // Whoever asks for findings must not take it for a pass.
+        let reason = "memory grows in step with the calls, but no block could be told that does".to_owned();
+        (Verdict::Indeterminate, reason)
     } else {
         let how_far = HowFar {
             calls: seen.calls,
@@ -259,7 +263,8 @@ fn witnessed(witness: Witness, bytes_per_call: f64) -> (String, Option<String>, 
         Witness::Resident(place) => {
             let message = format!(
                 "on average a call puts {bytes} to use that were reserved before: the kernel counts them, but nothing was \
-                 allocated, so a library hands them out by an allocator of its own"
+                 allocated; a library may hand them out by an allocator of its own, and a buffer that is being filled \
+                 looks the same"
             );
             (String::new(), place, message)
         }
@@ -422,7 +427,8 @@ mod tests {
         assert_eq!(
             message,
             "on average a call puts 4,096 bytes to use that were reserved before: the kernel counts them, but nothing was \
-             allocated, so a library hands them out by an allocator of its own"
+             allocated; a library may hand them out by an allocator of its own, and a buffer that is being filled looks the \
+             same"
         );
         assert_eq!(
             told(Witness::Mapped).2,

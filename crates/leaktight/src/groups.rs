@@ -139,11 +139,12 @@ fn with_arrays(mut groups: Vec<Group>, group_of_site: &HashMap<usize, usize>, ow
             *held.entry((*array, *of)).or_default() += count;
         }
     }
-    let mut merged = HashSet::new();
+    let mut merged: HashSet<usize> = HashSet::new();
     for array in 0..groups.len() {
         let most = held
             .iter()
-            .filter(|((of, _), _)| *of == array)
+            // Not of itself, as in a chain of blocks, nor of what is told with another already.
+            .filter(|((of, what), _)| *of == array && *what != array && !merged.contains(what))
             .max_by_key(|(_, count)| **count);
         let Some(((_, of), _)) = most.filter(|_| groups[array].grows()) else {
             continue;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
 use leaktight_liveset::Block;
-use leaktight_report::{Finding, Frame, Report, Verdict, sentence};
+use leaktight_report::{Finding, Frame, Kind, Report, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_watchpoints::{MOST_WORDS, Options, Watch, Width, Word, Write};
 
@@ -115,7 +115,10 @@ fn join(findings: &mut Vec<Finding>) {
         };
         let is_same = |other: &&mut Finding| {
             let what = |of: &Finding| (of.kind, of.certainty, of.severity, of.type_name.clone());
-            what(other) == what(finding) && finding.type_name.is_some() && other.stack == finding.stack
+            what(other) == what(finding)
+                && finding.kind == Kind::Memory
+                && finding.type_name.is_some()
+                && other.stack == finding.stack
         };
         let Some(first) = before.iter_mut().find(is_same) else {
             at += 1;

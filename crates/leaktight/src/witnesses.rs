@@ -165,7 +165,7 @@ impl Witnesses {
             self.follow();
             // What is not followed cannot answer the suspicion.
             if !self.followed.is_empty() {
-                judge.watch(RESIDENT, calls, LEAST, rate);
+                judge.watch_filling(RESIDENT, calls, LEAST, rate);
             }
         }
     }

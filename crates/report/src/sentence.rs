@@ -167,13 +167,13 @@ fn lost_memory(finding: &Finding, toll: &Toll) -> String {
 
 fn growing_memory(finding: &Finding, toll: &Toll) -> String {
     if is_zero(toll.count) {
-        let (what, blocks) = match finding.block_size {
-            Some(_) => ("one block grows", 1.0),
-            None => ("blocks grow, and do not become more,", 2.0),
-        };
+        let blocks = if finding.block_size.is_some() { 1.0 } else { 2.0 };
         let held = held(finding, blocks).unwrap_or_else(|| holder_not_found(blocks));
-        let bytes = counted(toll.bytes, "byte");
-        return format!("{what} by {bytes} {}; {held}", toll.when());
+        let (bytes, when) = (counted(toll.bytes, "byte"), toll.when());
+        return match finding.block_size {
+            Some(_) => format!("one block grows by {bytes} {when}; {held}"),
+            None => format!("memory grows by {bytes} {when}, in few blocks that become larger; {held}"),
+        };
     }
     let held = held(finding, toll.count).unwrap_or_else(|| holder_not_found(toll.count));
     format!("memory grows by {} {}; {held}", blocks(finding, toll, ""), toll.when())

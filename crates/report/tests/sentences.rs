@@ -162,7 +162,7 @@ fn growing_memory() {
     };
     assert_eq!(
         sentence(&several),
-        "blocks grow, and do not become more, by 16 bytes per call on average; they are still held by a list"
+        "memory grows by 16 bytes per call on average, in few blocks that become larger; they are still held by a list"
     );
 }
 

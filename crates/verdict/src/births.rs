@@ -24,7 +24,7 @@ pub struct Rate {
 pub(crate) enum Pace {
     /// Nobody is left.
     None,
-    /// As many from each part of the window as its length lets expect.
+    /// As many from each part of the window as its length lets expect, or not surely fewer in each than in the one before.
     InStep,
     /// Ever fewer.
     Falling,
@@ -104,7 +104,13 @@ impl Births {
         let keeps_up = |before: f64, after: f64, expected: f64| {
             after + 2.0 * after.sqrt() >= 0.7 * expected * (before - 2.0 * before.sqrt())
         };
-        if a >= 1.0 && b >= 1.0 && c >= 1.0 && b + c >= 4.0 && keeps_up(a, b, 2.0) && keeps_up(b, c, 1.0) {
+        // A cache whose keys become ever rarer slows down a little with each step. In standard deviations of chance: one in
+        // each of two steps, and four from the first to the last, are none (1 in 30,000).
+        let slowing = |before: f64, after: f64, expected: f64| {
+            (expected * before - after) / (expected * expected * before + after).sqrt()
+        };
+        let slows = slowing(a, b, 2.0) >= 1.0 && slowing(b, c, 1.0) >= 1.0 && slowing(a, c, 2.0) >= 4.0;
+        if !slows && a >= 1.0 && b >= 1.0 && c >= 1.0 && b + c >= 4.0 && keeps_up(a, b, 2.0) && keeps_up(b, c, 1.0) {
             Pace::InStep
         } else if c < 0.35 * 2.0 * a || c < 0.35 * b {
             Pace::Falling
@@ -221,6 +227,16 @@ mod tests {
         // Just as many as that: 1.4 times 120 are 168, and 0.7 times 2,400 are 1,680.
         assert_eq!(pace([144, 144, 144]), Pace::InStep);
         assert_eq!(pace([1000, 2500, 1600]), Pace::InStep);
+    }
+
+    #[test]
+    fn what_slows_down_twice_by_more_than_chance_is_not_in_step() {
+        // 600 expected and 480 came, then 370 of 480: 2.9, 3.8 and from the first to the last 5.8 standard deviations.
+        assert_eq!(pace([300, 480, 370]), Pace::Unclear);
+        // Once, by however many; twice, by little; and by chance.
+        assert_eq!(pace([1000, 1500, 1500]), Pace::InStep);
+        assert_eq!(pace([300, 500, 450]), Pace::InStep);
+        assert_eq!(pace([30, 48, 37]), Pace::InStep);
     }
 
     #[test]

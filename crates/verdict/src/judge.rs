@@ -22,6 +22,8 @@ pub struct Judge {
     sites_since: Option<u32>,
     /// What the kernel and allocators count, by the numbers that they were given.
     witnesses: Vec<(usize, Witness)>,
+    /// Those of them that tell of memory that is being filled.
+    filling: Vec<usize>,
     /// The looks before, from the first on that may say "clean".
     history: History,
 }
@@ -66,6 +68,7 @@ impl Judge {
             climb: Climb::default(),
             sites_since: rules.tells_sites_at_once().then_some(0),
             witnesses: Vec::new(),
+            filling: Vec::new(),
             history: History::default(),
         }
     }
@@ -100,6 +103,12 @@ impl Judge {
         if self.witnesses.iter().all(|(known, _)| *known != witness) {
             self.witnesses.push((witness, Witness::new(calls, least, suspicion)));
         }
+    }
+
+    /// The same for memory that was there before and is only being filled. That may end, so it is never called a leak.
+    pub fn watch_filling(&mut self, witness: usize, calls: u32, least: u64, suspicion: f64) {
+        self.watch(witness, calls, least, suspicion);
+        self.filling.push(witness);
     }
 
     /// Notes how many bytes a witness counts that nothing explains.
@@ -259,7 +268,13 @@ impl Judge {
     }
 
     fn growths(&self, calls: u32) -> impl Iterator<Item = (usize, Growth)> + '_ {
-        let growth = move |(witness, known): &(usize, Witness)| (*witness, known.growth(calls));
+        let growth = move |(witness, known): &(usize, Witness)| {
+            let growth = match known.growth(calls) {
+                Growth::Steady(rate) if self.filling.contains(witness) => Growth::Unclear(rate),
+                growth => growth,
+            };
+            (*witness, growth)
+        };
         self.witnesses.iter().map(growth)
     }
 

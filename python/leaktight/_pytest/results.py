@@ -159,7 +159,8 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
 def blamed(finding: dict[str, Any]) -> list[dict[str, Any]]:
     """The stack of the line that is to be mended, as far as is known: of who keeps what another has made."""
     keepers = finding.get("kept_by") or []
-    return keepers[0] if len(keepers) == 1 else finding["stack"]
+    stack: list[dict[str, Any]] = keepers[0] if len(keepers) == 1 else finding["stack"]
+    return stack
 
 
 def _names(frames: list[dict[str, Any]], test_file: str) -> list[str]:
