@@ -27,7 +27,9 @@ def test_baseline(project):
     assert 'a \\"quoted\\" \\\\ reason' in baseline.read_text(), "reasons are kept"
     baseline.write_text(baseline.read_text().replace('reason = ""', 'reason = "x"'))
     assert "leaks: 3 tests judged, 3 leak, all known; " in project.leaks(*with_baseline)["text"]
+    before = baseline.read_text()
     run = project.leaks("--leaks-baseline", str(baseline), "-k", "nothing", "--leaks-update-baseline", status=5)
+    assert "was left as it is" in run["text"] and baseline.read_text() == before
     baseline.write_text('[[leak]]\nkind = "memory"\nstack = ["gone (gone.c)"]\nreason = "old"\n')
     run = project.leaks(*with_baseline, status=1)
     assert "baseline entry that no leak needed: memory gone (gone.c)" in run["text"]
@@ -42,6 +44,9 @@ def test_baseline(project):
         ('[[leak]]\nkind = "memory"\nreason = "x"', "stack must be"),
         ('[[leak]]\nkind = "memory"\nstack = ["a"]\nreason = " "', "reason is missing"),
         ('[[leak]]\nkinds = "memory"', "unknown key 'kinds'"),
+        ('[[leaks]]\nkind = "memory"\nstack = ["a"]\nreason = "x"', "unknown table 'leaks'"),
+        ('[[leak]]\nkind = "memroy"\nstack = ["a"]\nreason = "x"', "unknown kind 'memroy'"),
+        ('[[leak]]\nkind = "memory"\nstack = ["a"]\nreason = "x"\nplaces = 0', "places must be"),
     ],
 )
 def test_wrong_baseline_is_an_error(project, text, word):
@@ -59,3 +64,63 @@ def test_an_entry_is_ready_to_commit(project):
     known.write_text(finding["baseline"].replace('reason = ""', 'reason = "upstream"'))
     assert all(line in run["text"] for line in finding["baseline"].splitlines())
     assert "1 leak, all known" in project.leaks("--leaks-baseline", str(known))["text"]
+
+
+KNOWN = """
+import zoo
+def test_kept(): zoo.leak_malloc()
+def test_gone(): zoo.leak_strdup()
+"""
+
+
+def known(project):
+    """A baseline of two leaks, with reasons."""
+    project.write(KNOWN)
+    baseline = project.folder / "known.toml"
+    project.leaks("--leaks-baseline", str(baseline), "--leaks-update-baseline")
+    baseline.write_text(baseline.read_text().replace('reason = ""', 'reason = "by hand"'))
+    assert baseline.read_text().count("by hand") == 2
+    return baseline
+
+
+@pytest.mark.parametrize(
+    "change, arguments, status",
+    [
+        # Collecting has failed; nothing is written at all.
+        (KNOWN + "\nimport nowhere", [], 2),
+        # A test was not chosen, fails, is not judged.
+        (KNOWN, ["-k", "kept"], 0),
+        (KNOWN.replace("test_gone(): ", "test_gone(): assert False; "), [], 1),
+        (KNOWN.replace("def test_gone", "import pytest\n@pytest.mark.leaktight(skip='later')\ndef test_gone"), [], 0),
+    ],
+)
+def test_an_entry_stays_that_this_run_cannot_speak_of(project, change, arguments, status):
+    baseline = known(project)
+    project.write(change)
+    project.leaks("--leaks-baseline", str(baseline), "--leaks-update-baseline", *arguments, status=status)
+    assert baseline.read_text().count("by hand") == 2, baseline.read_text()
+
+
+def test_an_entry_goes_that_a_whole_run_did_not_need(project):
+    baseline = known(project)
+    project.write(KNOWN.replace("zoo.leak_strdup()", "pass"))
+    project.leaks("--leaks-baseline", str(baseline), "--leaks-update-baseline")
+    assert baseline.read_text().count("by hand") == 1 and "leak_malloc" in baseline.read_text()
+
+
+def test_another_line_of_the_same_function_is_another_place(project):
+    one, both = "zoo_refs.leak_at_line(1)", "zoo_refs.leak_at_line(2)"
+    project.write(f"import zoo_refs\ndef test_one(): {one}")
+    baseline = project.folder / "known.toml"
+    with_baseline = ["--leaks-baseline", str(baseline)]
+    project.leaks(*with_baseline, "--leaks-update-baseline")
+    baseline.write_text(baseline.read_text().replace('reason = ""', 'reason = "known"'))
+    assert "1 leak, all known" in project.leaks(*with_baseline)["text"]
+    for text in (f"def test_one(): {one}; {both}", f"def test_one(): {one}\ndef test_two(): {both}"):
+        project.write(f"import zoo_refs\n{text}")
+        run = project.leaks(*with_baseline, status=1)
+        assert [finding["known"] for finding in run["findings"]].count(False) == 1 and len(run["findings"]) == 2, run["text"]
+        assert len({finding["stack"][0]["line"] for finding in run["findings"]}) == 2
+    # Both are known once the entry says so.
+    project.leaks(*with_baseline, "--leaks-update-baseline")
+    assert "places = 2" in baseline.read_text() and "all known" in project.leaks(*with_baseline)["text"]

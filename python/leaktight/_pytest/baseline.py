@@ -22,8 +22,10 @@ from typing import Any, Optional
 import pytest
 
 from leaktight._pytest.options import Options
-from leaktight._pytest.results import Group
+from leaktight._pytest.results import Group, Place, place_of
 
+#: As in a report.
+KINDS = ("memory", "reference", "over-release", "fd", "thread", "child", "file", "ipc", "garbage")
 HEADER = "# Leaks that `pytest --leaks` knows and that fail no test. Each entry needs a reason.\n"
 
 
@@ -33,6 +35,8 @@ class Baseline:
     def __init__(self, path: Optional[Path], entries: Iterable[dict[str, Any]]) -> None:
         self.path = path
         self.entries = list(entries)
+        #: The places that an entry has matched in this run, by its number.
+        self._met: dict[int, list[Place]] = {}
 
     @classmethod
     def read(cls, options: Options) -> Baseline:
@@ -46,9 +50,12 @@ class Baseline:
         if not path.exists():
             raise pytest.UsageError(f"baseline {path}: there is no such file; --leaks-update-baseline writes it")
         try:
-            entries = _toml().loads(path.read_text(encoding="utf-8")).get("leak", [])
+            document = _toml().loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as why:
             raise pytest.UsageError(f"baseline {path}: {why}") from None
+        for key in document.keys() - {"leak"}:
+            raise pytest.UsageError(f"baseline {path}: unknown table {key!r}; a baseline has [[leak]] tables only")
+        entries = document.get("leak", [])
         if not isinstance(entries, list):
             raise pytest.UsageError(f"baseline {path}: leak must be an array of tables: [[leak]]")
         for number, entry in enumerate(entries, 1):
@@ -63,26 +70,45 @@ class Baseline:
         matching = [entry for entry in self.entries if entry["kind"] == kind and stack[: len(entry["stack"])] == entry["stack"]]
         return max(matching, key=lambda entry: len(entry["stack"]), default=None)
 
-    def knows(self, site: list[str]) -> bool:
-        return self.entry(site) is not None
+    def knows(self, finding: dict[str, Any]) -> bool:
+        """Whether an entry matches a leak. Lines are not in a baseline, since they move; so an entry knows as many of
+        the lines that its stack has in a run as it says, those that are met first."""
+        entry = self.entry(finding["site"])
+        if entry is None:
+            return False
+        met = self._met.setdefault(id(entry), [])
+        place = place_of(finding)
+        if place not in met:
+            met.append(place)
+        return met.index(place) < entry.get("places", 1)
 
     def unused(self, groups: Iterable[Group]) -> list[dict[str, Any]]:
         """Entries that no leak of this run needed."""
         used = [id(self.entry(group.site)) for group in groups]
         return [entry for entry in self.entries if id(entry) not in used]
 
-    def update(self, groups: Iterable[Group]) -> int:
-        """Writes the leaks of this run, with the reasons that were given before. Returns how many still
-        need a reason."""
+    def update(self, groups: Iterable[Group], *, whole: bool) -> None:
+        """Writes the leaks of this run, with the reasons that were given before. What no leak needed goes only after a
+        whole run, in which every test was judged."""
         assert self.path is not None
         written: dict[tuple[str, ...], dict[str, Any]] = {}
+        if not whole:
+            written = {(entry["kind"], *entry["stack"]): entry for entry in self.entries}
+        places: dict[tuple[str, ...], int] = {}
         for group in groups:
             kind, *stack = group.site
             entry = self.entry(group.site) or {"kind": kind, "stack": stack, "reason": ""}
-            written[(entry["kind"], *entry["stack"])] = entry
-        text = HEADER + "".join(_text(entry) for entry in written.values())
+            key = (entry["kind"], *entry["stack"])
+            places[key] = places.get(key, 0) + 1
+            least = 1 if whole else entry.get("places", 1)
+            written[key] = {**entry, "places": max(places[key], least)}
+        self.entries = list(written.values())
+        text = HEADER + "".join(_text(entry) for entry in self.entries)
         self.path.write_text(text, encoding="utf-8")
-        return sum(not entry["reason"].strip() for entry in written.values())
+
+    @property
+    def without_reason(self) -> int:
+        return sum(not entry["reason"].strip() for entry in self.entries)
 
 
 def _toml() -> Any:
@@ -102,11 +128,16 @@ def _called(entry: Any) -> str:
 def _wrong(entry: Any, *, reasons: bool) -> str:
     if not isinstance(entry, dict):
         return "it must be a table: [[leak]]"
-    unknown = sorted(set(entry) - {"kind", "stack", "reason"})
+    unknown = sorted(set(entry) - {"kind", "stack", "reason", "places"})
     if unknown:
-        return f"unknown key {unknown[0]!r}; known are kind, stack and reason"
+        return f"unknown key {unknown[0]!r}; known are kind, stack, reason and places"
     if not isinstance(entry.get("kind"), str):
         return "kind is missing"
+    if entry["kind"] not in KINDS:
+        return f"unknown kind {entry['kind']!r}; known are {', '.join(KINDS)}"
+    places = entry.get("places", 1)
+    if not isinstance(places, int) or places < 1:
+        return "places must be a number, 1 or more"
     stack = entry.get("stack")
     if not isinstance(stack, list) or not stack or not all(isinstance(name, str) for name in stack):
         return "stack must be a list of names, and not empty"
@@ -125,7 +156,8 @@ def entry_of(finding: dict[str, Any]) -> str:
 
 def _text(entry: dict[str, Any]) -> str:
     stack = "".join(f"    {_string(name)},\n" for name in entry["stack"])
-    return f"\n[[leak]]\nkind = {_string(entry['kind'])}\nstack = [\n{stack}]\nreason = {_string(entry['reason'])}\n"
+    places = f"places = {entry['places']}\n" if entry.get("places", 1) > 1 else ""
+    return f"\n[[leak]]\nkind = {_string(entry['kind'])}\nstack = [\n{stack}]\n{places}reason = {_string(entry['reason'])}\n"
 
 
 def _string(text: str) -> str:

@@ -26,7 +26,7 @@ def write_json(path: Path, results: Results, baseline: Baseline) -> None:
         "findings": [
             {
                 **group.finding,
-                "known": baseline.knows(group.site),
+                "known": baseline.knows(group.finding),
                 "tests": [result.test for result in group.tests],
                 "command": group.tests[0].command,
                 "baseline": entry_of(group.finding).strip(),
@@ -41,7 +41,7 @@ def write_json(path: Path, results: Results, baseline: Baseline) -> None:
 
 def counts(results: Results, baseline: Baseline) -> dict[str, float]:
     """The run in figures."""
-    known = [baseline.knows(group.site) for group in results.groups()]
+    known = [baseline.knows(group.finding) for group in results.groups()]
     return {
         "judged": len(results.judged),
         "leaking": len(results.of("leak")),

@@ -98,7 +98,7 @@ class Judge:
             return done
         self.deliver(result)
         failing = [finding for finding in result.leaks if finding["severity"] in self.options.fail_on]
-        unknown = [finding for finding in failing if not self.baseline.knows(finding["site"])]
+        unknown = [finding for finding in failing if not self.baseline.knows(finding)]
         if unknown and not self.options.update_baseline:
             told = [describe(finding) for finding in unknown]
             entries = "".join(map(entry_of, unknown))

@@ -156,6 +156,16 @@ def site(finding: dict[str, Any], test_file: str) -> list[str]:
     return [finding["kind"], *(_names(finding["stack"], test_file) or examples[:1] or [finding["message"]])]
 
 
+#: A line of a file, or a place in a module.
+Place = tuple[Any, ...]
+
+
+def place_of(finding: dict[str, Any]) -> Place:
+    """What tells leaks of one site apart in a run: its innermost line."""
+    frame = finding["stack"][0] if finding["stack"] and not finding.get("one_of") else {}
+    return tuple(frame.get(key) for key in ("file", "line", "module", "offset"))
+
+
 def blamed(finding: dict[str, Any]) -> list[dict[str, Any]]:
     """The stack of the line that is to be mended, as far as is known: of who keeps what another has made."""
     keepers = finding.get("kept_by") or []
@@ -280,10 +290,10 @@ class Results:
 
     def groups(self) -> list[Group]:
         """Errors first, then what most tests reach."""
-        found: dict[tuple[str, ...], Group] = {}
+        found: dict[tuple[Any, ...], Group] = {}
         for result in self.all:
             for finding in result.leaks:
-                group = found.setdefault((finding["severity"], *finding["site"]), Group(finding))
+                group = found.setdefault((finding["severity"], *finding["site"], place_of(finding)), Group(finding))
                 if result not in group.tests:
                     group.tests.append(result)
         order = lambda group: (group.severity != "error", -len(group.tests), -group.finding["bytes_per_call"])  # noqa: E731

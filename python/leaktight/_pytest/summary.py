@@ -35,7 +35,7 @@ class Summary:
         self.results = results
         self.baseline = Baseline.read(options)
         self.journal = files.Journal.of(config)
-        self.missing_reasons = 0
+        self.is_baseline_written = False
         #: What could not be written, and why.
         self.not_written = ""
         #: What becomes of the tests that there was no time for.
@@ -64,8 +64,12 @@ class Summary:
     # Before the plugins that write their files.
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.options.update_baseline:
-            self.missing_reasons = self.baseline.update(self._failing())
+        for finding in (finding for result in self.results.all for finding in result.leaks):
+            # In the order in which the tests met them.
+            self.baseline.knows(finding)
+        if self.options.update_baseline and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            self.baseline.update(self._failing(), whole=self._is_whole(session))
+            self.is_baseline_written = True
         figures = {f"leaktight.{name}": value for name, value in files.counts(self.results, self.baseline).items()}
         blind_spots = {f"leaktight.not_seen.{number}": what for number, what in enumerate(self.results.not_seen(), 1)}
         second = {result.test.split("::")[-1] for result in self.results.all if result.leaks or result.is_open}
@@ -98,7 +102,12 @@ class Summary:
     def new(self) -> list[Group]:
         if self.options.update_baseline:
             return []
-        return [group for group in self._failing() if not self.baseline.knows(group.site)]
+        return [group for group in self._failing() if not self.baseline.knows(group.finding)]
+
+    def _is_whole(self, session: pytest.Session) -> bool:
+        """Whether every test that there is was judged: none was chosen, failed, was skipped or had no time."""
+        judged = len(self.results.judged)
+        return judged == len(self.results.all) == session.testscollected and not _chooses(self.config)
 
     def _saw_nothing(self) -> bool:
         return not self.results.judged and any(result.blind for result in self.results.all)
@@ -154,11 +163,17 @@ class Summary:
         if path is None:
             return
         if self.options.update_baseline:
+            if not self.is_baseline_written:
+                yield f"baseline: {path} was left as it is, since the run did not get to its end"
+                return
             yield f"baseline: {_places(len(failing))} written to {path}"
-            if self.missing_reasons:
-                yield f"baseline: {self.missing_reasons} of them still need a reason; add it by hand"
+            kept = len(self.baseline.unused(failing))
+            if kept:
+                yield f"baseline: {kept} that no leak of this run needed kept, since not all tests were judged"
+            if self.baseline.without_reason:
+                yield f"baseline: {self.baseline.without_reason} still need a reason; add it by hand"
             return
-        known = [group for group in failing if self.baseline.knows(group.site)]
+        known = [group for group in failing if self.baseline.knows(group.finding)]
         if known:
             yield f"baseline: {_places(len(known))} known, in {_tests([test for group in known for test in group.tests])}"
         unused = [f"{entry['kind']} {entry['stack'][0]}" for entry in self.baseline.unused(failing)]
@@ -183,6 +198,15 @@ class Summary:
         # Of less the ratio says nothing.
         times = f", {(plain + seconds) / plain:.1f} times a plain run" if plain >= 1 else ""
         return f"leaks: {', '.join(parts)}; {plain + seconds:.1f} s{times}"
+
+
+def _chooses(config: pytest.Config) -> bool:
+    """Whether the command line names some of the tests."""
+    names = ("keyword", "markexpr", "lf", "deselect", "stepwise")
+    chosen = any(getattr(config.option, name, None) for name in names)
+    is_of_command = getattr(getattr(config, "args_source", None), "name", "ARGS") == "ARGS"
+    here = config.invocation_params.dir
+    return chosen or is_of_command and any((here / argument).resolve() != config.rootpath.resolve() for argument in config.args)
 
 
 class ShortLines:

@@ -32,6 +32,18 @@ static PyObject *leak_passed(PyObject *Py_UNUSED(module), PyObject *argument)
     Py_RETURN_NONE;
 }
 
+/* Loses memory in one of two lines. */
+static PyObject *leak_at_line(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    static void *volatile block;
+    if (PyLong_AsLong(argument) == 1)
+        block = malloc(40);
+    else
+        block = malloc(4000);
+    block = NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *leak_second_passed(PyObject *Py_UNUSED(module), PyObject *arguments)
 {
     PyObject *first, *second;
@@ -207,6 +219,7 @@ static PyObject *twin_containers(PyObject *Py_UNUSED(module), PyObject *argument
 
 PyMethodDef zoo_refs_bugs[] = {
     {"leak_passed", leak_passed, METH_O, NULL},
+    {"leak_at_line", leak_at_line, METH_O, NULL},
     {"leak_second_passed", leak_second_passed, METH_VARARGS, NULL},
     {"leak_passed_10th", leak_passed_10th, METH_O, NULL},
     {"leak_type_of_passed", leak_type_of_passed, METH_O, NULL},
