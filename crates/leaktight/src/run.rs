@@ -109,6 +109,10 @@ pub(crate) fn run<S: Subject>(
     hooks::leave_call(IDLE - 2);
     if check.checks.references {
         run.references = with_room(|| References::hold(run.subject));
+        // What the warm-up makes is known by its blocks, which an object from a free list has not.
+        if rules.screen.is_none() {
+            run.settle();
+        }
     }
     for _ in 0..check.warm_up {
         run.call()?;

@@ -40,9 +40,16 @@ pub struct Held {
     /// Neither held nor frozen.
     loose: AddressSet,
     loose_objects: MappedVec<Loose>,
+    /// Those of the loose ones that no object is known to refer to.
+    afar: AddressSet,
     types: AddressSet,
-    /// Most objects have the type of the one before.
+    /// Those of them whose instances a library frees.
+    library_types: AddressSet,
+    /// Words of such instances, which may be references that the collector is not told of.
+    fields: MappedVec<usize>,
+    /// Most objects have the type of the one before; and whether it is one of a library's.
     last_type: Address,
+    last_is_of_library: bool,
     /// Those of the held objects that did not have to be.
     kept: Vec<Address>,
     /// What was released too often, and how often.
@@ -104,8 +111,12 @@ impl Held {
             frozen_objects: std::mem::take(&mut *SPARE.lock().unwrap_or_else(PoisonError::into_inner)),
             loose: AddressSet::new(),
             loose_objects: MappedVec::new(),
+            afar: AddressSet::new(),
             types: AddressSet::new(),
+            library_types: AddressSet::new(),
+            fields: MappedVec::new(),
             last_type: 0,
+            last_is_of_library: false,
             kept: Vec::new(),
             released: Vec::new(),
             out_of_memory: false,
@@ -310,6 +321,18 @@ impl Held {
     /// Whether no object is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether nothing that is known refers to an object, and it is still there.
+    pub(crate) fn lives_afar(&self, object: Address) -> bool {
+        let known = self.loose_objects.iter().find(|known| known.address == object);
+        let mut is_same = false;
+        if let Some(known) = known.filter(|_| self.afar.contains(&object)) {
+            let is_alive = |head: [usize; 2]| self.runtime.count_in(head[0]).is_some();
+            // What cannot be read is not there.
+            let _ = read_again(std::slice::from_ref(known), |_, head| is_same = is_alive(head));
+        }
+        is_same
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

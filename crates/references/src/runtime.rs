@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::mem::transmute;
 use std::sync::OnceLock;
 
+use leaktight_elf::loaded_objects;
+
 use crate::unnoticed::Unnoticed;
 
 /// `PyObject *`, as a number.
@@ -61,7 +63,11 @@ pub struct Runtime {
     plain_containers: [Address; 3],
     cell_and_tuple: [Address; 2],
     function_type: Address,
+    /// Where its own code begins and ends.
+    code: (Address, Address),
     globals: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    /// `PyModule_GetDef` and `PyModule_GetState`.
+    of_module: [unsafe extern "C" fn(*mut c_void) -> *mut c_void; 2],
     unnoticed: Unnoticed,
     dict_next: DictNext,
     decref: unsafe extern "C" fn(*mut c_void),
@@ -114,10 +120,17 @@ impl Runtime {
                 module_type: symbol(c"PyModule_Type")?,
                 plain_containers: [symbol(c"PyList_Type")?, symbol(c"PyDict_Type")?, symbol(c"PySet_Type")?],
                 function_type: symbol(c"PyFunction_Type")?,
+                code: code_beside(symbol(c"PyDict_Type")?).ok_or(MISSING)?,
                 globals: transmute::<Address, unsafe extern "C" fn(*mut c_void) -> *mut c_void>(symbol(
                     c"PyFunction_GetGlobals",
                 )?),
                 cell_and_tuple: [symbol(c"PyCell_Type")?, symbol(c"PyTuple_Type")?],
+                of_module: [
+                    transmute::<Address, unsafe extern "C" fn(*mut c_void) -> *mut c_void>(symbol(c"PyModule_GetDef")?),
+                    transmute::<Address, unsafe extern "C" fn(*mut c_void) -> *mut c_void>(symbol(
+                        c"PyModule_GetState",
+                    )?),
+                ],
                 unnoticed: Unnoticed::find()?,
                 dict_next: transmute::<Address, DictNext>(symbol(c"PyDict_Next")?),
                 decref: transmute::<Address, unsafe extern "C" fn(*mut c_void)>(symbol(c"Py_DecRef")?),
@@ -162,6 +175,19 @@ impl Runtime {
             let others = (base != 0 && word(base + FLAGS) & HEAP_TYPE != 0).then(|| word(base + DEALLOC));
             std::iter::once(own).chain(others).collect()
         }
+    }
+
+    /// Whether a library frees the instances of this type.
+    ///
+    /// # Safety
+    ///
+    /// A live type.
+    pub(crate) unsafe fn is_of_library(&self, of: Address) -> bool {
+        // SAFETY: by the caller's promise.
+        let deallocators = unsafe { self.deallocators(of) };
+        deallocators
+            .iter()
+            .any(|function| !(self.code.0..self.code.1).contains(function))
     }
 
     /// Compares what is read with what the API says of it.
@@ -396,6 +422,20 @@ pub(crate) unsafe fn basic_size(of: Address) -> usize {
 }
 
 /// The `y` of CPython `3.y`; `None` without one, and for a build without a GIL.
+/// The code of the loaded object with this address.
+fn code_beside(address: Address) -> Option<(Address, Address)> {
+    let mut found = None;
+    loaded_objects(|object| {
+        if object.contains(address) {
+            found = object
+                .code()
+                .map(|(start, len)| (start, start + len))
+                .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+        }
+    });
+    found
+}
+
 fn minor_version() -> Option<u32> {
     let function = symbol(c"Py_GetVersion").ok()?;
     // SAFETY: `const char *Py_GetVersion(void)`; the text is static.

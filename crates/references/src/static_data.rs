@@ -16,17 +16,25 @@ use leaktight_memory::{Pages, Which, mappings};
 use crate::addresses::AddressSet;
 use crate::runtime::{Address, Runtime};
 
-/// What is found, given the `types` that are known.
+/// What is found.
+pub(crate) struct Objects {
+    /// Objects without any doubt.
+    pub sound: AddressSet,
+    /// What has a count and a type like one.
+    pub likely: AddressSet,
+}
+
+/// What is found, given the `types` that are known, in static data and among the words `fields`.
 ///
 /// # Safety
 ///
 /// The types are alive, and the GIL is held.
-pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet) -> Result<AddressSet> {
+pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<Objects> {
     let memory = Memory::of_process()?;
-    let mut found = AddressSet::new();
-    for object in candidates(&memory, runtime, types)?.iter() {
-        found.insert(*object).map_err(Error::other)?;
-    }
+    let Objects {
+        sound: mut found,
+        likely,
+    } = candidates(&memory, runtime, types, fields)?;
     // SAFETY: the GIL is held.
     if let Some(interned) = unsafe { interned(&memory, runtime) } {
         let mut result = Ok(());
@@ -39,12 +47,18 @@ pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet) -> Result<Ad
         }
         result.map_err(Error::other)?;
     }
-    Ok(found)
+    Ok(Objects { sound: found, likely })
 }
 
-/// Sound objects that the data of extension modules refers to.
-fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet) -> Result<MappedVec<Address>> {
+/// Objects that the data of extension modules refers to, and those words.
+fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<Objects> {
     let mut values = MappedVec::new();
+    for value in fields
+        .iter()
+        .filter(|value| memory.is_private(**value) && !memory.is_static(**value))
+    {
+        values.push(*value).map_err(Error::other)?;
+    }
     let mut buffer = [0usize; 512 * HEAD];
     let mut result = Ok(());
     for segment in memory
@@ -62,20 +76,23 @@ fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet) -> Result<
     }
     result.map_err(Error::other)?;
     values.sort_unstable();
-    let mut sound = MappedVec::new();
-    let mut result = Ok(());
+    let mut found = Objects {
+        sound: AddressSet::new(),
+        likely: AddressSet::new(),
+    };
+    let (mut result, mut last) = (Ok(false), 0);
     memory.each_head(&values, |value, head| {
-        if sound.last() != Some(&value)
-            && runtime.count_in(head[0]).is_some()
-            && types.contains(&head[1])
-            && !memory.is_own(value)
-            && is_sound(memory, runtime, value, head)
-        {
-            result = sound.push(value).and(result);
+        let is_new = std::mem::replace(&mut last, value) != value;
+        if is_new && runtime.count_in(head[0]).is_some() && types.contains(&head[1]) && !memory.is_own(value) {
+            if is_sound(memory, runtime, value, head) {
+                result = found.sound.insert(value).and(result);
+            } else if is_likely(memory, value, head) {
+                result = found.likely.insert(value).and(result);
+            }
         }
     });
     result.map_err(Error::other)?;
-    Ok(sound)
+    Ok(found)
 }
 
 /// The dict of interned strings, to which only the runtime's own data refers.
@@ -128,6 +145,14 @@ unsafe fn interned(memory: &Memory, runtime: &Runtime) -> Option<Address> {
 
 /// Words at the start of an object that are looked at.
 const HEAD: usize = 5;
+
+/// Whether a count and a type are likely to be those of an object: as they are of freed memory, too, the count is that of
+/// few references, without anything in the half of its word that no count fills.
+fn is_likely(memory: &Memory, object: Address, head: &[usize]) -> bool {
+    /// The collector's head, before that of an object.
+    const BEFORE: usize = 16;
+    head[0] < 1 << 28 && memory.is_private(object - BEFORE) && !memory.is_static(object)
+}
 
 /// Whether this is a `str` or a `bytes`, not of a subclass, or a static type.
 fn is_sound(memory: &Memory, runtime: &Runtime, object: Address, head: &[usize]) -> bool {

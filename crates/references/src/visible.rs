@@ -37,7 +37,10 @@ pub unsafe fn visible(
     sorted.sort_unstable();
     let mut count = Count {
         runtime: *held.runtime(),
-        visible: vec![None; sorted.len()],
+        visible: sorted
+            .iter()
+            .map(|object| held.lives_afar(*object).then_some(0))
+            .collect(),
         objects: sorted,
         new: AddressSet::new(),
         out_of_memory: false,

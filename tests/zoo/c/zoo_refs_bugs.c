@@ -32,6 +32,31 @@ static PyObject *leak_passed(PyObject *Py_UNUSED(module), PyObject *argument)
     Py_RETURN_NONE;
 }
 
+/* An object that only this variable refers to, and that no collector knows. */
+static PyObject *kept;
+
+static PyObject *keep(PyObject *Py_UNUSED(module), PyObject *argument)
+{
+    PyObject *old = kept;
+    Py_INCREF(argument);
+    kept = argument;
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *leak_kept(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
+{
+    Py_INCREF(kept); /* LEAK: leak_kept */
+    Py_RETURN_NONE;
+}
+
+/* The variable still points to where the object was. */
+static PyObject *drop_kept(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
+{
+    Py_DECREF(kept);
+    Py_RETURN_NONE;
+}
+
 /* Loses memory in one of two lines. */
 static PyObject *leak_at_line(PyObject *Py_UNUSED(module), PyObject *argument)
 {
@@ -220,6 +245,9 @@ static PyObject *twin_containers(PyObject *Py_UNUSED(module), PyObject *argument
 PyMethodDef zoo_refs_bugs[] = {
     {"leak_passed", leak_passed, METH_O, NULL},
     {"leak_at_line", leak_at_line, METH_O, NULL},
+    {"keep", keep, METH_O, NULL},
+    {"leak_kept", leak_kept, METH_NOARGS, NULL},
+    {"drop_kept", drop_kept, METH_NOARGS, NULL},
     {"leak_second_passed", leak_second_passed, METH_VARARGS, NULL},
     {"leak_passed_10th", leak_passed_10th, METH_O, NULL},
     {"leak_type_of_passed", leak_type_of_passed, METH_O, NULL},

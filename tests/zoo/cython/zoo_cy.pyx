@@ -93,6 +93,21 @@ def twin_error_path(long size):
         free(scratch)
 
 
+cdef class Named:
+    """The collector is not told of the attribute: a text cannot be part of a cycle."""
+    cdef str name
+
+    def __init__(self, name):
+        self.name = name
+
+    def leak_name(self):
+        Py_INCREF(self.name)  # LEAK: cy_leak_name
+        return self.name
+
+    def twin_name(self):
+        return self.name
+
+
 def leak_reference(argument):
     Py_INCREF(argument)  # LEAK: cy_leak_reference
 

@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::*;
+use crate::runtime::basic_size;
 
 impl Held {
     /// Finds what is frozen, what is in `tracked`, what these refer to, and what static data of extension modules refers
@@ -20,6 +21,8 @@ impl Held {
         let from = self.objects.len();
         // What was neither held nor frozen may be gone by now; if it is not, it is found again.
         self.loose.clear();
+        self.fields.clear();
+        self.afar.clear();
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
             lasting.iter().for_each(|object| self.hold_lasting(*object, DEEPEST));
@@ -33,8 +36,11 @@ impl Held {
             }
             self.follow_from(from);
             let from = self.objects.len();
-            let found = static_data::objects(&self.runtime, &self.types)?;
-            found.iter().for_each(|object| self.meet(*object));
+            let found = static_data::objects(&self.runtime, &self.types, &self.fields)?;
+            found.sound.iter().for_each(|object| self.meet(*object));
+            for object in found.likely.iter() {
+                self.watch_from_afar(*object);
+            }
             self.follow_from(from);
             self.note_loose();
         }
@@ -142,6 +148,9 @@ impl Held {
                     true
                 });
             }
+            if let Some((state, size)) = self.runtime.module_state(object) {
+                self.note_words(state, size);
+            }
             let known = self.objects.len();
             self.meet(object);
             // A new one is followed with the others.
@@ -160,6 +169,36 @@ impl Held {
                 self.hold(object);
             } else if !self.runtime.is_tracked(object) {
                 self.out_of_memory |= self.loose.insert(object).is_err();
+            }
+        }
+    }
+
+    /// Remembers what is laid out like an object, and is nothing that the collector knows. It is only looked at.
+    unsafe fn watch_from_afar(&mut self, object: Address) {
+        // SAFETY: it has the memory of an object's head, and a type that is one; of a type that the collector knows there is
+        // a head of the collector's before it.
+        unsafe {
+            if self.runtime.is_free(object) && !self.runtime.is_tracked(object) {
+                self.out_of_memory |= self.loose.insert(object).is_err() || self.afar.insert(object).is_err();
+            }
+        }
+    }
+
+    /// Notes the words of an instance behind its head.
+    unsafe fn note_fields(&mut self, object: Address) {
+        const HEAD: usize = 2 * size_of::<usize>();
+        // SAFETY: an object has as much memory as its type says.
+        unsafe { self.note_words(object + HEAD, basic_size(type_of(object)).saturating_sub(HEAD)) };
+    }
+
+    /// Notes the words of so many bytes, or of the first of them, that could be references.
+    unsafe fn note_words(&mut self, start: Address, bytes: usize) {
+        const MOST: usize = 4096;
+        for at in (0..bytes.min(MOST) & !7).step_by(size_of::<usize>()) {
+            // SAFETY: memory of a live object, by the caller's promise.
+            let value = unsafe { word(start + at) };
+            if value % 16 == 0 && value > 0xffff {
+                self.out_of_memory |= self.fields.push(value).is_err();
             }
         }
     }
@@ -210,7 +249,15 @@ impl Held {
             let of = type_of(object);
             if of != std::mem::replace(&mut self.last_type, of) {
                 self.hold(of);
-                self.out_of_memory |= self.types.insert(of).is_err();
+                let is_new = self.types.insert(of);
+                self.out_of_memory |= is_new.is_err();
+                if is_new.unwrap_or(false) && runtime.is_of_library(of) {
+                    self.out_of_memory |= self.library_types.insert(of).is_err();
+                }
+                self.last_is_of_library = self.library_types.contains(&of);
+            }
+            if self.last_is_of_library {
+                self.note_fields(object);
             }
             if runtime.is_type(object) {
                 self.out_of_memory |= self.types.insert(object).is_err();

@@ -168,4 +168,27 @@ impl Runtime {
     pub(crate) fn bytes_type(&self) -> Address {
         self.bytes_type
     }
+
+    /// Where an extension module keeps its state, and how many bytes that has, if it is one and has some.
+    ///
+    /// # Safety
+    ///
+    /// `object` is alive, and the GIL is held.
+    pub(crate) unsafe fn module_state(&self, object: Address) -> Option<(Address, usize)> {
+        /// `PyModuleDef.m_size` (Include/moduleobject.h).
+        const SIZE: usize = 56;
+        // SAFETY: a module; its definition lives as long as it does.
+        unsafe {
+            if type_of(object) != self.module_type {
+                return None;
+            }
+            let [definition, state] = self.of_module.map(|ask| ask(object as *mut c_void) as Address);
+            let size = if definition == 0 {
+                0
+            } else {
+                word(definition + SIZE) as isize
+            };
+            (state != 0 && size > 0).then_some((state, size as usize))
+        }
+    }
 }
