@@ -92,7 +92,7 @@ SUITES = (
         "pydantic-core==2.50.5",
         ["tests"],
         ["tests"],
-        needs=["hypothesis==6.168.0", "dirty-equals==0.11", "inline-snapshot==0.36.1", "pytest-mock==3.17.0", "typing-inspection==0.4.5", "tzdata"],
+        needs=["hypothesis==6.168.0", "dirty-equals==0.11", "inline-snapshot==0.36.1", "pytest-mock==3.17.0", "typing-inspection==0.4.5", "tzdata==2026.6"],
         arguments=["--ignore=tests/benchmarks", "--ignore=tests/test_docstrings.py"],
     ),
     # Without the thousands of combinations of types and orders that are sorted.
