@@ -35,6 +35,8 @@ def _multidict(name: str, version: str, marker: str, leaks: bool = False) -> Sui
     return Suite(name, f"multidict=={version}", ["tests"], ["tests"], needs, ["-m", f"{marker} and not pure_python", *ignored], leaks)
 
 
+_NOT_OF_NUMPY = ("sort_int", "sort_float", "partition", "sort_degraded", "largish", "accelerate_framework", "test_combinations")
+
 SUITES = (
     Suite("zstandard-0.25.0", "zstandard==0.25.0", ["tests"], ["tests"], needs=["hypothesis==6.168.0"], leaks=True),
     Suite(
@@ -95,13 +97,13 @@ SUITES = (
         needs=["hypothesis==6.168.0", "dirty-equals==0.11", "inline-snapshot==0.36.1", "pytest-mock==3.17.0", "typing-inspection==0.4.5", "tzdata==2026.6"],
         arguments=["--ignore=tests/benchmarks", "--ignore=tests/test_docstrings.py"],
     ),
-    # Without the thousands of combinations of types and orders that are sorted.
+    # Without the thousands of combinations of types and orders that are sorted, and the slowest of the others.
     Suite(
         "numpy-core",
         "numpy==2.4.6",
         ["--pyargs", "numpy._core.tests.test_multiarray", "numpy._core.tests.test_numeric"],
         needs=["hypothesis==6.168.0"],
-        arguments=["-m", "not slow", "-k", "not sort_int and not sort_float and not partition"],
+        arguments=["-m", "not slow", "-k", " and ".join(f"not {name}" for name in _NOT_OF_NUMPY)],
     ),
     Suite("regex", "regex==2026.11.19", ["--pyargs", "regex"]),
     Suite("msgpack", "msgpack==1.2.4", ["test"], ["test"]),
