@@ -33,6 +33,32 @@ def test_one_that_grows_does_not_take_the_time_of_others(project):
     assert "no time was left for some tests: the next run judges them first" in run["text"]
 
 
+def test_one_that_grows_at_a_place_of_its_own_when_its_time_is_over_is_undecided(project):
+    project.write(
+        """
+        from leaktight._pytest import judge
+        check = judge.Judge._check
+        def slow(self, *arguments):
+            result = check(self, *arguments)
+            if arguments[-1] == judge.CONFIRMED_AGAIN_AFTER:
+                result.seconds += 100
+            return result
+        judge.Judge._check = slow
+        """,
+        "conftest.py",
+    )
+    project.write(
+        """
+        first, second = [], []
+        def test_grows(): first.append(bytearray(1000))
+        def test_grows_elsewhere(): second.append(bytearray(1000))
+        def test_clean(): pass
+        """
+    )
+    run = project.leaks(status=1)
+    assert verdicts(run) == {"test_grows": "leak", "test_grows_elsewhere": "indeterminate", "test_clean": "clean"}
+
+
 def test_what_had_no_time_comes_first_in_the_next_run(project):
     project.write(MANY)
     arguments = ("--leaks-time-budget", "5")

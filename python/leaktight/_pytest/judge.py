@@ -147,7 +147,8 @@ class Judge:
                 result, again = None, 0.0
                 if self.growing and options.period == 1:
                     result = self._check(item, run, options, plain, seconds, CONFIRMED_AGAIN_AFTER)
-                    seconds -= result.seconds
+                    # Naming what was found may have taken longer than there was time for.
+                    seconds = max(budget.OWN_SECONDS, seconds - result.seconds)
                     again = result.round_seconds
                 if result is None or not self._stands(result):
                     if result is not None:
