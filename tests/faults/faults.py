@@ -85,6 +85,7 @@ ROUTE_FAULTS = [
     Fault("shared_segment_detached", "import native_faults", "native_faults.attach_and_detach_shared()", "clean"),
 ]
 
+C11 = "import ctypes; libc = ctypes.CDLL(None); thread = ctypes.c_ulong()"
 THREAD_FAULTS = [
     *(Fault(f"stack_of_{size}", "import native_faults", f"native_faults.lose_on_small_stack({size})", "leak", SIZE) for size in (16, 24)),
     *(Fault(f"stack_of_{size}_freed", "import native_faults", f"native_faults.keep_none_on_small_stack({size})", "clean") for size in (16, 24)),
@@ -93,6 +94,8 @@ THREAD_FAULTS = [
         Fault(f"coroutine_of_{size}_freed", "import native_faults", f"native_faults.keep_none_in_coroutine({size})", "clean")
         for size in (8192, 16384)
     ),
+    Fault("c11_thread", C11, "libc.thrd_create(ctypes.byref(thread), libc.getpid, None); libc.thrd_join(thread, None)", "clean"),
+    Fault("c11_thread_left", C11, "libc.thrd_create(ctypes.byref(thread), libc.getpid, None)", "leak"),
     Fault("beside_churn", "import native_faults; native_faults.start_churn()", "native_faults.lose('data', 'malloc')", "leak", SIZE),
     Fault("beside_churn_freed", "import native_faults; native_faults.start_churn()", "native_faults.free_plainly('data', 'malloc')", "clean"),
 ]
@@ -107,9 +110,21 @@ SEARCH_FAULTS = [
     Fault("held_in_shared_memory", "import native_faults", "native_faults.hold_in_shared_memory()", "no leak"),
 ]
 
+#: Each chunk is twice as large as the one before, which it points to, and lives for ever.
+CHAIN = LIBC + """
+chain, left, size = ctypes.c_void_p(), 0, 1024
+def take():
+    global left, size
+    if left < 100:
+        chunk = libc.malloc(size)
+        ctypes.c_void_p.from_address(chunk).value = chain.value
+        chain.value, left, size = chunk, size - 8, size * 2
+    left -= 100
+"""
 COUNT = "import functools, itertools\ncount = itertools.count()"
 #: What grows and has an end, beside what has none.
 GROWTH_FAULTS = [
+    Fault("chain_of_ever_larger_chunks", CHAIN, "take()", "leak"),
     Fault("dict_grows", COUNT + "\nkept = {}", "number = next(count); kept[number] = 'n %d' % number", "leak"),
     Fault("dict_has_an_end", COUNT + "\nkept = {}", "number = next(count) % 3000; kept[number] = 'n %d' % number", "no leak"),
     Fault("table_of_random_slots", COUNT + "\nkept = [None] * 9000", "text = 'n %d' % next(count); kept[hash(text) % 9000] = text", "no leak"),

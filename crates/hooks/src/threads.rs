@@ -171,6 +171,9 @@ unsafe extern "C" fn pthread_create(id: *mut Id, attributes: Pointer, start: Sta
     status
 }
 
+/// In place of attributes, by glibc's and musl's `thrd_create`.
+const OF_C11: Pointer = usize::MAX as Pointer;
+
 /// Notes a thread that is about to be started, if the calling thread is watched and there is room.
 fn set_out(attributes: Pointer, start: Start, argument: Pointer) -> Option<usize> {
     let (session, call) = state::own_session();
@@ -187,7 +190,7 @@ fn set_out(attributes: Pointer, start: Start, argument: Pointer) -> Option<usize
     })?;
     let mark = Watch::allocations().and_then(|watch| watch.mark());
     let mut state = libc::PTHREAD_CREATE_JOINABLE;
-    if !attributes.is_null() {
+    if !attributes.is_null() && attributes != OF_C11 {
         // SAFETY: the attributes that the caller passes to pthread_create.
         unsafe { pthread_attr_getdetachstate(attributes.cast(), &mut state) };
     }
