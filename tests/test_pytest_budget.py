@@ -33,6 +33,41 @@ def test_one_that_grows_does_not_take_the_time_of_others(project):
     assert "no time was left for some tests: the next run judges them first" in run["text"]
 
 
+def test_one_that_needs_nearly_all_leaves_the_others_theirs(project):
+    project.write(
+        """
+        import pytest, time
+        kept = []
+        def test_slow():
+            kept.append(bytes(100))
+            time.sleep(0.5)
+        @pytest.mark.parametrize("number", range(100))
+        def test_quick(number): pass
+        """
+    )
+    run = project.leaks("--leaks-time-budget", "12")
+    assert list(verdicts(run).values()).count("clean") >= 50, run["text"]
+
+
+def test_a_slow_one_at_the_start_says_nothing_of_those_that_follow(project):
+    project.write(
+        """
+        import pytest, time
+        kept, runs = [], 0
+        def test_slow(): time.sleep(0.5)
+        def test_settles():
+            global runs
+            runs += 1
+            if runs < 40: kept.append(bytes(1000))
+        @pytest.mark.skip
+        @pytest.mark.parametrize("number", range(200))
+        def test_skipped(number): pass
+        """
+    )
+    run = project.leaks("--leaks-time-budget", "100")
+    assert verdicts(run)["test_settles"] in ("clean", "bounded"), run["text"]
+
+
 def test_one_that_grows_at_a_place_of_its_own_when_its_time_is_over_is_undecided(project):
     project.write(
         """

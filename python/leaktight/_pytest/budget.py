@@ -68,11 +68,17 @@ class Shares:
         elif left >= need > left - kept:
             return KEPT_FOR_OTHERS
         else:
-            others = max(kept, self.tests_left * slower * sum(self._needed) / max(1, len(self._needed)))
+            others = max(kept, self.tests_left * slower * self._usual_need())
         if left < need:
             return USED_UP
-        least = max(min(left, need * MARGIN), min(wanted or 0.0, left - others))
+        # What it needs, and more only of what the others do not.
+        least = max(need, min(need * MARGIN, left - MARGIN * others), min(wanted or 0.0, left - others))
         return least + max(0.0, left - least - others) / PARTS
+
+    def _usual_need(self) -> float:
+        """What a test is expected to need, by those that have run: a few slow ones say nothing of the others."""
+        usual = sorted(self._needed)[: -(len(self._needed) // 8 or 1)]
+        return sum(usual) / len(usual) if usual else OWN_SECONDS
 
     def took(self, rounds: int, plain: float, runs: int, seconds: float) -> None:
         """Judging a test has taken so long."""
