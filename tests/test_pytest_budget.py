@@ -41,12 +41,12 @@ def test_one_that_needs_nearly_all_leaves_the_others_theirs(project):
         def test_slow():
             kept.append(bytes(100))
             time.sleep(0.5)
-        @pytest.mark.parametrize("number", range(100))
+        @pytest.mark.parametrize("number", range(40))
         def test_quick(number): pass
         """
     )
     run = project.leaks("--leaks-time-budget", "12")
-    assert list(verdicts(run).values()).count("clean") >= 50, run["text"]
+    assert list(verdicts(run).values()).count("clean") >= 20, run["text"]
 
 
 def test_a_slow_one_at_the_start_says_nothing_of_those_that_follow(project):

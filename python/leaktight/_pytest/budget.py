@@ -12,7 +12,7 @@ import pytest
 #: In pytest's cache: the tests that the last run had no time for, with the seconds that they need.
 CACHED = "leaktight/no_time_for"
 #: A round takes so many times as long as an ordinary run, and our own work so many seconds.
-SLOWER, OWN_SECONDS = 2.0, 0.01
+SLOWER, OWN_SECONDS = 2.0, 0.02
 #: None is stopped before it has had so many times as much: it would have run for nothing.
 MARGIN = 3.0
 #: A test that needs more may have one in so many parts of what nobody else needs.
