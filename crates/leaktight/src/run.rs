@@ -185,7 +185,7 @@ impl<S: Subject> Run<'_, S> {
             let target = self.judge.next_look(self.calls);
             let mut spent = None;
             // Counts of two moments do not tell what moves with the calls.
-            if target >= self.clean_at && self.references.has_no_middle() {
+            if target >= self.clean_at && self.calls < target / 2 && self.references.wants_middle(target, self.period) {
                 spent = self.call_until(target / 2)?;
                 self.come_to_rest();
                 with_room(|| self.references.look(self.calls));

@@ -244,7 +244,7 @@ def _stack(stack: list[dict[str, Any]], root: str, frames: int) -> list[str]:
         source = f"  {frame['source']}" if frame.get("source") else ""
         lines.append(f"    {frame.get('function') or '?':<{width}}  {location(frame, root)}{source}")
     if len(stack) > frames:
-        lines.append(f"    … and {len(stack) - frames} more frames")
+        lines.append(f"    … and {len(stack) - frames} more frame{'s' if len(stack) > frames + 1 else ''}")
     return lines
 
 

@@ -125,7 +125,7 @@ class Summary:
                 yield from _plain(f"    {line}" for line in entry_of(group.finding).strip().splitlines())
             yield "", {}
         if len(new) > MOST_FINDINGS:
-            yield f"… and {len(new) - MOST_FINDINGS} more places that leak", RED
+            yield f"… and {_places(len(new) - MOST_FINDINGS, 'more ')} that leak", RED
         warnings = [group for group in self.results.groups() if group not in failing and group.severity == "warning"]
         told = _few("warning: ", [f"{group.finding['message']}, in {_tests(group.tests)}" for group in warnings])
         yield from ((line, YELLOW) for line in told)
@@ -234,7 +234,7 @@ class ShortLines:
             terminalreporter.write("LEAKED", red=True)
             terminalreporter.write_line(_cut(line, terminalreporter)[len("LEAKED") :])
         if len(new) > MOST_FINDINGS:
-            terminalreporter.write_line(f"… and {len(new) - MOST_FINDINGS} more places that leak")
+            terminalreporter.write_line(f"… and {_places(len(new) - MOST_FINDINGS, 'more ')} that leak")
 
 
 def _cut(line: str, terminalreporter: Any) -> str:
@@ -253,8 +253,8 @@ def _phases(results: list[Result]) -> str:
     return f"{plain:9.3f} {all_rounds:9.3f} {judging - all_rounds:9.3f}"
 
 
-def _places(count: int) -> str:
-    return f"{count} place{'s' if count != 1 else ''}"
+def _places(count: int, word: str = "") -> str:
+    return f"{count} {word}place{'s' if count != 1 else ''}"
 
 
 def _tests(tests: list[Result]) -> str:

@@ -189,7 +189,7 @@ impl References {
         }
     }
 
-    fn is_on(&mut self) -> bool {
+    pub(super) fn is_on(&mut self) -> bool {
         if self.is_on.0 && with_held(|_| ()).is_none() {
             self.give_up(LET_GO);
         }
@@ -256,11 +256,6 @@ impl References {
             suspects.into_iter().map(|(object, _)| object).collect(),
             slowest,
         ))
-    }
-
-    /// Whether there are no counts yet but the first.
-    pub(crate) fn has_no_middle(&mut self) -> bool {
-        !self.is_narrow && self.is_on() && self.samples.len() == 1
     }
 
     /// What may have moved by the same number in each of a few calls. Of several looks the first decides, and the others

@@ -13,6 +13,18 @@ impl References {
         }
     }
 
+    /// Whether counts halfway are needed for those after `calls` calls to show leaks up to this period: counts of two
+    /// moments do not tell what moves with the calls, nor do three of which two are close to each other.
+    pub(crate) fn wants_middle(&mut self, calls: u32, period: u32) -> bool {
+        if self.is_narrow || !self.is_on() {
+            return false;
+        }
+        let known: Vec<u32> = self.samples.iter().map(|(at, _)| *at).collect();
+        let shown = |middle: u32| known.first().map_or(0, |first| shows(&[*first, middle, calls]));
+        let best = known.iter().map(|at| shown(*at)).max().unwrap_or(0);
+        best < period && shown(calls / 2) > best
+    }
+
     /// Notes what was asked for and could not be seen with so few calls: leaks up to a period.
     pub(crate) fn tell_how_rare(&mut self, period: u32) {
         let rarest = self.period(period);
