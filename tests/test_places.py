@@ -355,3 +355,34 @@ assert rang > 20 and signal.getsignal({int(signal.SIGTRAP)}) == signal.SIG_DFL
 """
     done = support.run(PYTHON, ["-c", script], paths=support.zoo_paths()[PYTHON.version])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+UNOPTIMISED = """
+#include <Python.h>
+static PyObject *store(PyObject *module, PyObject *argument)
+{
+    PyObject *first = PyDict_New();
+    Py_INCREF(argument);
+    PyDict_SetItemString(first, "a", argument);
+    PyDict_SetItemString(first, "b", argument);
+    PyObject *second = PyDict_Copy(first);
+    Py_DECREF(first);
+    Py_DECREF(second);
+    Py_RETURN_NONE;
+}
+static PyMethodDef methods[] = {{"store", store, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "unoptimised", NULL, -1, methods};
+PyMODINIT_FUNC PyInit_unoptimised(void) { return PyModule_Create(&module); }
+"""
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_without_optimisation_py_incref_is_the_work_of_who_calls_it(python, tmp_path):
+    """There it is a function, which hides what belongs together."""
+    source = tmp_path / "unoptimised.c"
+    source.write_text(UNOPTIMISED)
+    include = support.run(python, ["-c", "import sysconfig; print(sysconfig.get_paths()['include'])"]).stdout.strip()
+    subprocess.run(["cc", "-g", "-O0", "-shared", "-fPIC", f"-I{include}", str(source), "-o", str(tmp_path / "unoptimised.so")], check=True)
+    setup = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport unoptimised\nclass User: pass\nuser = User()"
+    found, _ = finding(python, setup, "unoptimised.store(user)")
+    assert found["stack"][0]["source"] == "Py_INCREF(argument);", found

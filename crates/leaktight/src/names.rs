@@ -15,6 +15,7 @@ use crate::subject::Subject;
 pub(crate) struct Names {
     of_stacks: HashMap<u32, Vec<Place>>,
     of_addresses: HashMap<u64, Place>,
+    of_headers: HashMap<u64, bool>,
     /// By the path of the object file.
     owners: HashMap<String, Owner>,
     /// By file and line.
@@ -31,8 +32,21 @@ impl Names {
         }
         let native = stacks::stack(stack).unwrap_or_default().native;
         let frames: Vec<Place> = native.iter().map(|address| self.frame(*address, subject)).collect();
+        // What a library has of CPython's headers, such as Py_INCREF, is the work of the function that called it.
+        let mut is_helper =
+            |frame: &Place| frame.owner != Owner::Interpreter && self.is_of_headers(frame.address, subject);
+        let frames: Vec<Place> = frames.into_iter().filter(|frame| !is_helper(frame)).collect();
         self.of_stacks.insert(stack, frames.clone());
         frames
+    }
+
+    fn is_of_headers<S: Subject>(&mut self, address: u64, subject: &S) -> bool {
+        if let Some(known) = self.of_headers.get(&address) {
+            return *known;
+        }
+        let is_of_headers = self.origins().is_of_headers(address, subject);
+        self.of_headers.insert(address, is_of_headers);
+        is_of_headers
     }
 
     fn frame<S: Subject>(&mut self, address: u64, subject: &S) -> Place {

@@ -160,6 +160,21 @@ impl Origins {
         Some((location.file.clone()?, location.line?))
     }
 
+    /// Whether a function of CPython's headers, which a library has of its own, is all that there is at an address: the
+    /// compiler has not inlined it.
+    pub(crate) fn is_of_headers<S: Subject>(&mut self, address: u64, subject: &S) -> bool {
+        let resolved = self.symbols.resolve(&[address], |module| subject.is_runtime(module));
+        let locations = resolved
+            .ok()
+            .and_then(|resolved| resolved.into_iter().next())
+            .unwrap_or_default();
+        let is_of_headers = |location: &Location| {
+            let function = location.function.as_deref().unwrap_or_default();
+            ["Py_", "_Py_"].iter().any(|start| function.starts_with(start))
+        };
+        !locations.is_empty() && locations.iter().all(is_of_headers)
+    }
+
     /// The function that begins at an address, unless it is the runtime's.
     pub(crate) fn function<S: Subject>(&mut self, address: u64, subject: &S) -> Option<Frame> {
         let resolved = self
