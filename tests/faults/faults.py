@@ -105,6 +105,7 @@ SEARCH_FAULTS = [
     Fault("tree_lost", "import native_faults", "native_faults.lose_tree(7)", "leak"),
     Fault("tree_felled", "import native_faults", "native_faults.fell_tree(7)", "clean"),
     Fault("held_at_odd_addresses", "import native_faults", "native_faults.hold_at_odd_addresses()", "no leak"),
+    Fault("held_with_tags", "import native_faults", "native_faults.hold_with_tags()", "no leak"),
     Fault("held_in_sealed_memory", "import native_faults", "native_faults.hold_in_sealed_memory()", "no leak"),
     Fault("held_in_closed_memory", "import native_faults", "native_faults.hold_in_closed_memory()", "no leak"),
     Fault("held_in_shared_memory", "import native_faults", "native_faults.hold_in_shared_memory()", "no leak"),

@@ -421,6 +421,20 @@ static struct {
 } packed[SLOTS];
 #pragma pack(pop)
 
+/* Fills a table of pointers with a tag in the bits that no address has, as in values of interpreters. */
+FUNCTION(hold_with_tags)
+{
+    static uint64_t tagged[SLOTS];
+    static unsigned next;
+    const uint64_t tag = (uint64_t)0xfffc << 48;
+    unsigned slot = next++ % SLOTS;
+    (void)argument;
+    if (tagged[slot] != 0)
+        free((void *)(uintptr_t)(tagged[slot] & ~tag));
+    tagged[slot] = tag | (uint64_t)(uintptr_t)malloc(SIZE);
+    return done(1);
+}
+
 /* Fills a table of pointers at odd addresses, which has an end. */
 FUNCTION(hold_at_odd_addresses)
 {
@@ -564,6 +578,7 @@ static PyMethodDef methods[] = {
     {"lose_tree", lose_tree, METH_O, NULL},
     {"fell_tree", fell_tree, METH_O, NULL},
     {"hold_at_odd_addresses", hold_at_odd_addresses, METH_NOARGS, NULL},
+    {"hold_with_tags", hold_with_tags, METH_NOARGS, NULL},
     {"hold_in_sealed_memory", hold_in_sealed_memory, METH_NOARGS, NULL},
     {"hold_in_closed_memory", hold_in_closed_memory, METH_NOARGS, NULL},
     {"hold_in_shared_memory", hold_in_shared_memory, METH_NOARGS, NULL},

@@ -175,8 +175,10 @@ struct Marker {
 
 impl Marker {
     fn scan(&mut self, stretches: &Stretches, bytes: &[u8], at: usize) -> std::io::Result<()> {
-        stretches.each_word(bytes, |offset, value| match self.filter.may_hit(value) {
-            true => self.note(value, at + offset).map_err(std::io::Error::other),
+        /// What a process has of addresses, unless it asks for more (five-level paging). Interpreters keep tags in the rest.
+        const ADDRESS: usize = (1 << 48) - 1;
+        stretches.each_word(bytes, |offset, value| match self.filter.may_hit(value & ADDRESS) {
+            true => self.note(value & ADDRESS, at + offset).map_err(std::io::Error::other),
             false => Ok(()),
         })
     }
