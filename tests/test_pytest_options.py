@@ -101,6 +101,25 @@ def test_fixture_judges_one_call(project):
     assert run["tests"][0]["reason"] == "it makes checks of its own"
 
 
+def test_tests_of_the_test_case_judge_themselves(project):
+    project.write(
+        """
+        import os
+        from leaktight.testcase import MemoryLeakTestCase
+        class TestIt(MemoryLeakTestCase):
+            def test_it(self): self.execute(sorted, [1])
+        def test_far_away():
+            os.chdir("/")
+            KEPT.append(bytearray(1000))
+        KEPT = []
+        """
+    )
+    run = project.leaks(status=1)
+    assert [test["reason"] for test in run["tests"] if "TestIt" in test["test"]] == ["it makes checks of its own"]
+    [finding] = run["findings"]
+    assert finding["stack"][0]["file"].startswith("/"), finding
+
+
 
 def test_time_budget(project):
     project.write("import pytest, time\n@pytest.mark.parametrize('i', range(20))\ndef test_it(i): time.sleep(0.1)")

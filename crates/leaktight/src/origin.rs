@@ -80,7 +80,8 @@ impl Origins {
             own_object: own.and_then(|found| found.first()?.first()?.module.clone()),
             symbols,
             sources: HashMap::new(),
-            here: std::env::current_dir().ok(),
+            // Below the root everything lies.
+            here: std::env::current_dir().ok().filter(|here| here.parent().is_some()),
         }
     }
 

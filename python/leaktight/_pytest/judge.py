@@ -210,9 +210,14 @@ class Judge:
         if not isinstance(item, pytest.Function):
             kind = "a doctest" if type(item).__name__ == "DoctestItem" else f"a {type(item).__name__}, not a test function"
             return None, f"it is {kind}", False
-        if "leaktight" in item.fixturenames:
+        if "leaktight" in item.fixturenames or _is_leak_test(item.cls):
             return None, "it makes checks of its own", True
         return options, "", False
+
+
+def _is_leak_test(of: Optional[type]) -> bool:
+    names = {(base.__module__, base.__name__) for base in getattr(of, "__mro__", ())}
+    return ("leaktight.testcase", "MemoryLeakTestCase") in names
 
 
 def _fail(item: pytest.Item, result: Result, mark: str, why: str) -> None:

@@ -206,7 +206,8 @@ def _chooses(config: pytest.Config) -> bool:
     chosen = any(getattr(config.option, name, None) for name in names)
     is_of_command = getattr(getattr(config, "args_source", None), "name", "ARGS") == "ARGS"
     here = config.invocation_params.dir
-    return chosen or is_of_command and any((here / argument).resolve() != config.rootpath.resolve() for argument in config.args)
+    elsewhere = any((here / str(argument)).resolve() != config.rootpath.resolve() for argument in config.args)
+    return chosen or bool(is_of_command and elsewhere)
 
 
 class ShortLines:
