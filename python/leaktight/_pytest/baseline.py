@@ -80,7 +80,7 @@ class Baseline:
         place = place_of(finding)
         if place not in met:
             met.append(place)
-        return met.index(place) < entry.get("places", 1)
+        return met.index(place) < int(entry.get("places", 1))
 
     def unused(self, groups: Iterable[Group]) -> list[dict[str, Any]]:
         """Entries that no leak of this run needed."""
