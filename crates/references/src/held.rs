@@ -323,11 +323,16 @@ impl Held {
         self.len() == 0
     }
 
-    /// Whether nothing that is known refers to an object, and it is still there.
+    /// Whether nothing that is known refers to an object: it only looks like one.
+    pub(crate) fn is_afar(&self, object: Address) -> bool {
+        self.afar.contains(&object)
+    }
+
+    /// The same, and it is still there.
     pub(crate) fn lives_afar(&self, object: Address) -> bool {
         let known = self.loose_objects.iter().find(|known| known.address == object);
         let mut is_same = false;
-        if let Some(known) = known.filter(|_| self.afar.contains(&object)) {
+        if let Some(known) = known.filter(|_| self.is_afar(object)) {
             let is_alive = |head: [usize; 2]| self.runtime.count_in(head[0]).is_some();
             // What cannot be read is not there.
             let _ = read_again(std::slice::from_ref(known), |_, head| is_same = is_alive(head));

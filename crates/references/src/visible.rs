@@ -53,7 +53,8 @@ pub unsafe fn visible(
     // SAFETY: live objects; what a live object refers to is alive.
     unsafe {
         held.each(|object| {
-            if pause.goes_on() {
+            // What only looks like an object leads nowhere.
+            if pause.goes_on() && !held.is_afar(object) {
                 count.from(object);
             }
         });

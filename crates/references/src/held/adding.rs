@@ -231,8 +231,11 @@ impl Held {
                 loose += 1;
                 self.loose[loose - 1]
             };
-            // SAFETY: held, or just met, and so alive.
-            unsafe { self.follow(next) };
+            // What only looks like an object leads nowhere.
+            if !self.afar.contains(&next) {
+                // SAFETY: held, or just met, and so alive.
+                unsafe { self.follow(next) };
+            }
         }
     }
 
