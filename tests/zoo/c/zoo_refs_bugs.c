@@ -1,6 +1,8 @@
 /* Miscounted references to what the caller passes, and to what it leads to. */
 #include "zoo_refs.h"
 
+#include <string.h>
+
 /* A Py_buffer and its function: part of the stable ABI since CPython 3.11, and
  * the same before (Include/cpython/object.h of 3.9). */
 typedef struct {
@@ -41,6 +43,21 @@ static PyObject *keep(PyObject *Py_UNUSED(module), PyObject *argument)
     Py_INCREF(argument);
     kept = argument;
     Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+/* Memory that begins like a list, which is none: its items lie nowhere. */
+static size_t *volatile looks_alike;
+
+static PyObject *keep_look_alike(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(nothing))
+{
+    /* Two words for the collector, then count, type, size and items. */
+    const size_t words[] = {0, 0, 3, (size_t)&PyList_Type, 3, 0x200001, 3, 0};
+    size_t *block = malloc(sizeof words);
+    if (block == NULL)
+        return PyErr_NoMemory();
+    memcpy(block, words, sizeof words);
+    looks_alike = block + 2;
     Py_RETURN_NONE;
 }
 
@@ -247,6 +264,7 @@ PyMethodDef zoo_refs_bugs[] = {
     {"leak_at_line", leak_at_line, METH_O, NULL},
     {"keep", keep, METH_O, NULL},
     {"leak_kept", leak_kept, METH_NOARGS, NULL},
+    {"keep_look_alike", keep_look_alike, METH_NOARGS, NULL},
     {"drop_kept", drop_kept, METH_NOARGS, NULL},
     {"leak_second_passed", leak_second_passed, METH_VARARGS, NULL},
     {"leak_passed_10th", leak_passed_10th, METH_O, NULL},
