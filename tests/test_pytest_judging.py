@@ -299,3 +299,18 @@ def test_doctests_are_not_judged(project):
     project.write('def one():\n    """\n    >>> one()\n    1\n    """\n    return 1\n', "module.py")
     run = project.leaks("--doctest-modules")
     assert "not judged: it is a doctest (module.py::module.one)" in run["text"]
+
+
+def test_a_leak_in_a_fixture_and_in_a_test_are_told_apart(project):
+    project.write(
+        """
+        import pytest, zoo
+        @pytest.fixture
+        def leaky(): zoo.leak_malloc()
+        def test_with_it(leaky): pass
+        def test_without(): zoo.leak_malloc()
+        """
+    )
+    run = project.leaks(status=1)
+    told = {"in fixture `leaky`" in finding["message"]: [test.split("::")[1] for test in finding["tests"]] for finding in run["findings"]}
+    assert told == {True: ["test_with_it"], False: ["test_without"]}, run["findings"]

@@ -293,7 +293,8 @@ class Results:
         found: dict[tuple[Any, ...], Group] = {}
         for result in self.all:
             for finding in result.leaks:
-                group = found.setdefault((finding["severity"], *finding["site"], place_of(finding)), Group(finding))
+                key = (finding["severity"], *finding["site"], place_of(finding), finding.get("fixture"))
+                group = found.setdefault(key, Group(finding))
                 if result not in group.tests:
                     group.tests.append(result)
         order = lambda group: (group.severity != "error", -len(group.tests), -group.finding["bytes_per_call"])  # noqa: E731
