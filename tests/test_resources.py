@@ -429,12 +429,19 @@ pages = itertools.count()
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
-def test_pages_that_are_touched_one_by_one_are_found_without_an_allocation(python, tmp_path) -> None:
-    report = judge(python, tmp_path, TOUCH, "area[next(pages) * mmap.PAGESIZE] = 1", ", period=64")
-    assert report["verdict"] == "leak", report
+def test_pages_that_are_touched_one_by_one_are_told_without_an_allocation(python, tmp_path) -> None:
+    report = judge(python, tmp_path, TOUCH, "area[next(pages) * mmap.PAGESIZE] = 1", ", period=64, max_calls=12_000")
+    # An arena of a library's own, or a buffer that is being filled.
+    assert report["verdict"] == "indeterminate" and "a buffer that is being filled looks the same" in report["reason"], report
     [finding] = report["findings"]
     assert finding["bytes_per_call"] == pytest.approx(os.sysconf("SC_PAGESIZE"), rel=0.05)
     assert finding["holder"] == "a region of 64 MiB of anonymous memory"
+
+
+def test_a_buffer_that_is_full_in_the_end_is_no_leak(tmp_path) -> None:
+    setup = TOUCH.replace("64 << 20", "16 << 20")
+    report = judge(pythons()[0], tmp_path, setup, "area[next(pages) % 4096 * mmap.PAGESIZE] = 1", ", period=64")
+    assert report["verdict"] in ("clean", "bounded"), report
 
 
 @pytest.mark.parametrize("statement", ["area[0] = 1", "area[next(pages) % 600 * mmap.PAGESIZE] = 1"])
