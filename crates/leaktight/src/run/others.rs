@@ -65,7 +65,7 @@ impl<S: Subject> Run<'_, S> {
             let called = started.elapsed();
             idle_time += called.clamp(SHORTEST, LONGEST);
             let patience = match round {
-                ROUNDS => LONGEST.max(idle_time * 2),
+                ROUNDS => self.patience().max(idle_time * 2),
                 _ => self.patience().max(called * 2),
             };
             self.restless |= !self.let_others_catch_up(patience, NAPS);
