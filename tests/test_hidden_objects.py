@@ -10,11 +10,6 @@ from test_places import PYTHONS, _bare
 KEPT = {
     "str": "''.join(['time', 'out'])",
     "bytes": "bytes(range(40))",
-    "float": "float('7.25')",
-    "int": "int('9' * 12)",
-    "tuple": "tuple([int('9' * 12), 2])",
-    "object": "object()",
-    "empty dict": "dict()",
 }
 NAMED = "import zoo_cy; named = zoo_cy.Named(''.join(['time', 'out']))"
 DICT = """

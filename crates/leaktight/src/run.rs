@@ -59,8 +59,6 @@ struct Run<'a, S> {
     own_stack: usize,
     /// Sites of other threads that have kept step with the calls at the last look that could tell.
     in_step: Vec<usize>,
-    /// Threads that were there before do not come to rest.
-    restless: bool,
     remarks: Vec<String>,
     blind_spots: Vec<String>,
 }
@@ -97,7 +95,6 @@ pub(crate) fn run<S: Subject>(
         looks: Vec::new(),
         own_stack: &raw const here as usize,
         in_step: Vec::new(),
-        restless: false,
         remarks: Vec::new(),
         blind_spots: Vec::new(),
     };

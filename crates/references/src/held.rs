@@ -40,8 +40,6 @@ pub struct Held {
     /// Neither held nor frozen.
     loose: AddressSet,
     loose_objects: MappedVec<Loose>,
-    /// Those of the loose ones that no object is known to refer to.
-    afar: AddressSet,
     types: AddressSet,
     /// Those of them whose instances a library frees.
     library_types: AddressSet,
@@ -111,7 +109,6 @@ impl Held {
             frozen_objects: std::mem::take(&mut *SPARE.lock().unwrap_or_else(PoisonError::into_inner)),
             loose: AddressSet::new(),
             loose_objects: MappedVec::new(),
-            afar: AddressSet::new(),
             types: AddressSet::new(),
             library_types: AddressSet::new(),
             fields: MappedVec::new(),
@@ -321,23 +318,6 @@ impl Held {
     /// Whether no object is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Whether nothing that is known refers to an object: it only looks like one.
-    pub(crate) fn is_afar(&self, object: Address) -> bool {
-        self.afar.contains(&object)
-    }
-
-    /// The same, and it is still there.
-    pub(crate) fn lives_afar(&self, object: Address) -> bool {
-        let known = self.loose_objects.iter().find(|known| known.address == object);
-        let mut is_same = false;
-        if let Some(known) = known.filter(|_| self.is_afar(object)) {
-            let is_alive = |head: [usize; 2]| self.runtime.count_in(head[0]).is_some();
-            // What cannot be read is not there.
-            let _ = read_again(std::slice::from_ref(known), |_, head| is_same = is_alive(head));
-        }
-        is_same
     }
 
     pub(crate) fn runtime(&self) -> &Runtime {

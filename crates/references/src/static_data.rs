@@ -16,25 +16,14 @@ use leaktight_memory::{Pages, Which, mappings};
 use crate::addresses::AddressSet;
 use crate::runtime::{Address, Runtime};
 
-/// What is found.
-pub(crate) struct Objects {
-    /// Objects without any doubt.
-    pub sound: AddressSet,
-    /// What has a count and a type like one.
-    pub likely: AddressSet,
-}
-
 /// What is found, given the `types` that are known, in static data and among the words `fields`.
 ///
 /// # Safety
 ///
 /// The types are alive, and the GIL is held.
-pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<Objects> {
+pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<AddressSet> {
     let memory = Memory::of_process()?;
-    let Objects {
-        sound: mut found,
-        likely,
-    } = candidates(&memory, runtime, types, fields)?;
+    let mut found = candidates(&memory, runtime, types, fields)?;
     // SAFETY: the GIL is held.
     if let Some(interned) = unsafe { interned(&memory, runtime) } {
         let mut result = Ok(());
@@ -47,11 +36,11 @@ pub(crate) unsafe fn objects(runtime: &Runtime, types: &AddressSet, fields: &[us
         }
         result.map_err(Error::other)?;
     }
-    Ok(Objects { sound: found, likely })
+    Ok(found)
 }
 
 /// Objects that the data of extension modules refers to, and those words.
-fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<Objects> {
+fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet, fields: &[usize]) -> Result<AddressSet> {
     let mut values = MappedVec::new();
     for value in fields
         .iter()
@@ -76,19 +65,13 @@ fn candidates(memory: &Memory, runtime: &Runtime, types: &AddressSet, fields: &[
     }
     result.map_err(Error::other)?;
     values.sort_unstable();
-    let mut found = Objects {
-        sound: AddressSet::new(),
-        likely: AddressSet::new(),
-    };
+    let mut found = AddressSet::new();
     let (mut result, mut last) = (Ok(false), 0);
     memory.each_head(&values, |value, head| {
         let is_new = std::mem::replace(&mut last, value) != value;
-        if is_new && runtime.count_in(head[0]).is_some() && types.contains(&head[1]) && !memory.is_own(value) {
-            if is_sound(memory, runtime, value, head) {
-                result = found.sound.insert(value).and(result);
-            } else if is_likely(memory, value, head) {
-                result = found.likely.insert(value).and(result);
-            }
+        let is_object = runtime.count_in(head[0]).is_some() && types.contains(&head[1]) && !memory.is_own(value);
+        if is_new && is_object && is_sound(memory, runtime, value, head) {
+            result = found.insert(value).and(result);
         }
     });
     result.map_err(Error::other)?;
@@ -145,14 +128,6 @@ unsafe fn interned(memory: &Memory, runtime: &Runtime) -> Option<Address> {
 
 /// Words at the start of an object that are looked at.
 const HEAD: usize = 5;
-
-/// Whether a count and a type are likely to be those of an object: as they are of freed memory, too, the count is that of
-/// few references, without anything in the half of its word that no count fills.
-fn is_likely(memory: &Memory, object: Address, head: &[usize]) -> bool {
-    /// The collector's head, before that of an object.
-    const BEFORE: usize = 16;
-    head[0] < 1 << 28 && memory.is_private(object - BEFORE) && !memory.is_static(object)
-}
 
 /// Whether this is a `str` or a `bytes`, not of a subclass, or a static type.
 fn is_sound(memory: &Memory, runtime: &Runtime, object: Address, head: &[usize]) -> bool {

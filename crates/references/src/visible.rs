@@ -37,10 +37,7 @@ pub unsafe fn visible(
     sorted.sort_unstable();
     let mut count = Count {
         runtime: *held.runtime(),
-        visible: sorted
-            .iter()
-            .map(|object| held.lives_afar(*object).then_some(0))
-            .collect(),
+        visible: vec![None; sorted.len()],
         objects: sorted,
         new: AddressSet::new(),
         out_of_memory: false,
@@ -53,8 +50,7 @@ pub unsafe fn visible(
     // SAFETY: live objects; what a live object refers to is alive.
     unsafe {
         held.each(|object| {
-            // What only looks like an object leads nowhere.
-            if pause.goes_on() && !held.is_afar(object) {
+            if pause.goes_on() {
                 count.from(object);
             }
         });

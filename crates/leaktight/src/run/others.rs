@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
@@ -19,6 +20,8 @@ const NO_TIME: &str = "another thread allocates, and no calls or no time were le
 
 /// So many moments at rest are rest.
 const NAPS: u32 = 5;
+/// At the last attempt, of whatever check: threads live longer than these.
+static RESTLESS: AtomicBool = AtomicBool::new(false);
 const SHORTEST: Duration = Duration::from_millis(2);
 const SHORT: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_millis(100);
@@ -53,7 +56,7 @@ impl<S: Subject> Run<'_, S> {
             return Ok(());
         }
         let patience = self.patience();
-        self.restless |= !self.let_others_catch_up(patience, NAPS);
+        self.come_to_rest_within(patience, NAPS);
         // Some are from earlier looks.
         let mut idle_before = self.survey_all().idle_by_site();
         let (mut busy_time, mut idle_time) = (Duration::ZERO, Duration::ZERO);
@@ -68,7 +71,7 @@ impl<S: Subject> Run<'_, S> {
                 ROUNDS => self.patience().max(idle_time * 2),
                 _ => self.patience().max(called * 2),
             };
-            self.restless |= !self.let_others_catch_up(patience, NAPS);
+            self.come_to_rest_within(patience, NAPS);
             rounds.push(first..=self.calls);
             busy_time += started.elapsed();
         }
@@ -131,14 +134,23 @@ impl<S: Subject> Run<'_, S> {
         let screens = self.calls < self.screens_until;
         if self.references.objects > 0 && !screens && has_other_threads() {
             let patience = self.patience();
-            self.restless |= !self.let_others_catch_up(patience, 1);
+            self.come_to_rest_within(patience, 1);
         }
         self.settle();
     }
 
     /// Threads that never come to rest are not waited for again and again.
     fn patience(&self) -> Duration {
-        if self.restless { SHORT } else { LONGEST }
+        if RESTLESS.load(Ordering::Relaxed) {
+            SHORT
+        } else {
+            LONGEST
+        }
+    }
+
+    fn come_to_rest_within(&mut self, most: Duration, moments: u32) {
+        let is_restless = !self.let_others_catch_up(most, moments);
+        RESTLESS.store(is_restless, Ordering::Relaxed);
     }
 
     /// Lets threads that were there before do what the last calls have left to them, as behind a queue: until they wait

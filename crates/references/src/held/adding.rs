@@ -22,7 +22,6 @@ impl Held {
         // What was neither held nor frozen may be gone by now; if it is not, it is found again.
         self.loose.clear();
         self.fields.clear();
-        self.afar.clear();
         // SAFETY: live objects, by the caller's promise; what a live object refers to is alive.
         unsafe {
             lasting.iter().for_each(|object| self.hold_lasting(*object, DEEPEST));
@@ -37,10 +36,7 @@ impl Held {
             self.follow_from(from);
             let from = self.objects.len();
             let found = static_data::objects(&self.runtime, &self.types, &self.fields)?;
-            found.sound.iter().for_each(|object| self.meet(*object));
-            for object in found.likely.iter() {
-                self.watch_from_afar(*object);
-            }
+            found.iter().for_each(|object| self.meet(*object));
             self.follow_from(from);
             self.note_loose();
         }
@@ -173,17 +169,6 @@ impl Held {
         }
     }
 
-    /// Remembers what is laid out like an object, and is nothing that the collector knows. It is only looked at.
-    unsafe fn watch_from_afar(&mut self, object: Address) {
-        // SAFETY: it has the memory of an object's head, and a type that is one; of a type that the collector knows there is
-        // a head of the collector's before it.
-        unsafe {
-            if self.runtime.is_free(object) && !self.runtime.is_tracked(object) {
-                self.out_of_memory |= self.loose.insert(object).is_err() || self.afar.insert(object).is_err();
-            }
-        }
-    }
-
     /// Notes the words of an instance behind its head.
     unsafe fn note_fields(&mut self, object: Address) {
         const HEAD: usize = 2 * size_of::<usize>();
@@ -231,11 +216,8 @@ impl Held {
                 loose += 1;
                 self.loose[loose - 1]
             };
-            // What only looks like an object leads nowhere.
-            if !self.afar.contains(&next) {
-                // SAFETY: held, or just met, and so alive.
-                unsafe { self.follow(next) };
-            }
+            // SAFETY: held, or just met, and so alive.
+            unsafe { self.follow(next) };
         }
     }
 
