@@ -704,17 +704,13 @@ for case in manifest.CASES:
     exec(case.setup, namespace)
     code = compile(case.statement, "<statement>", "exec")
     expected = "UncollectableGarbageError" if case.name in CYCLES else {{"leak": "MemoryLeakError"}}.get(case.verdict)
-    # Threads of earlier cases go on, and on a busy machine one verdict may stay undecided.
-    for attempt in range(2):
-        found = None
-        try:
-            passes(lambda: exec(code, namespace), **OPTIONS.get(case.name, {{}}))
-        except AssertionError as error:
-            found = type(error).__name__
-        exec(case.quiesce, namespace)
-        if found == expected:
-            break
-    else:
+    found = None
+    try:
+        passes(lambda: exec(code, namespace), **OPTIONS.get(case.name, {{}}))
+    except AssertionError as error:
+        found = type(error).__name__
+    exec(case.quiesce, namespace)
+    if found != expected:
         wrong.append((case.name, found))
 assert not wrong, wrong
 """

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
@@ -20,10 +20,9 @@ const NO_TIME: &str = "another thread allocates, and no calls or no time were le
 
 /// So many moments at rest are rest.
 const NAPS: u32 = 5;
-/// At the last attempt, of whatever check: threads live longer than these.
-static RESTLESS: AtomicBool = AtomicBool::new(false);
+/// So many milliseconds others are waited for, in whatever check: threads live longer than these.
+static PATIENCE: AtomicU64 = AtomicU64::new(LONGEST.as_millis() as u64);
 const SHORTEST: Duration = Duration::from_millis(2);
-const SHORT: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_millis(100);
 /// So many blocks a thread of its own accord should leave behind in the time that it is watched.
 const ENOUGH: f64 = 5.0;
@@ -141,16 +140,18 @@ impl<S: Subject> Run<'_, S> {
 
     /// Threads that never come to rest are not waited for again and again.
     fn patience(&self) -> Duration {
-        if RESTLESS.load(Ordering::Relaxed) {
-            SHORT
-        } else {
-            LONGEST
-        }
+        Duration::from_millis(PATIENCE.load(Ordering::Relaxed))
     }
 
+    /// Each time in vain halves the patience, each other doubles it.
     fn come_to_rest_within(&mut self, most: Duration, moments: u32) {
-        let is_restless = !self.let_others_catch_up(most, moments);
-        RESTLESS.store(is_restless, Ordering::Relaxed);
+        /// Fewer would not be enough for the moments.
+        const LEAST: u64 = 7;
+        const MOST: u64 = LONGEST.as_millis() as u64;
+        let rests = self.let_others_catch_up(most, moments);
+        let patience = PATIENCE.load(Ordering::Relaxed);
+        let patience = if rests { patience * 2 } else { patience / 2 };
+        PATIENCE.store(patience.clamp(LEAST, MOST), Ordering::Relaxed);
     }
 
     /// Lets threads that were there before do what the last calls have left to them, as behind a queue: until they wait
