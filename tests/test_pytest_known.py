@@ -43,7 +43,7 @@ def test_a_second_leak_beside_one_that_is_known_is_found(project):
 
 
 #: The ordinary run and the rounds of a test whose leak is known.
-FEWEST = 6
+FEWEST = 4
 
 
 def test_what_is_lost_again_at_the_same_place_needs_few_runs(project):

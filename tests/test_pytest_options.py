@@ -62,7 +62,7 @@ def test_wrong_marker_is_an_error(project, marker, word):
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (["--leaks", "--leaks-rounds", "2"], "at least 5"),
+        (["--leaks", "--leaks-rounds", "2"], "at least 3"),
         (["--leaks", "--leaks-checks", "memory,ram"], "unknown check 'ram'"),
         (["--leaks", "--leaks-update-baseline"], "needs --leaks-baseline"),
         (["--leaks-update-baseline"], "--leaks-update-baseline needs --leaks"),
@@ -127,6 +127,12 @@ def test_time_budget(project):
     found = list(verdicts(run).values())
     assert found[0] == "clean" and found[-1] == "not judged" and len(found) == 20
     assert "not judged: the time budget of the run was used up" in run["text"]
+
+
+def test_too_little_time_is_not_none(project):
+    project.write("import time\ndef test_it(): time.sleep(0.5)")
+    run = project.leaks("--leaks-time-budget", "1.5")
+    assert "not judged: less of the time budget of the run was left than it needs" in run["text"], run["text"]
 
 
 

@@ -64,18 +64,24 @@ pub(crate) fn present() -> Vec<Arc<Present>> {
 
 #[derive(Default)]
 struct Seen {
-    /// How many objects had been unloaded. If one more is, another may be loaded at its place.
-    unloaded: u64,
+    /// How many objects had been loaded and unloaded when somebody last looked.
+    generation: Option<(u64, u64)>,
     objects: HashMap<Object, Vec<Arc<Present>>>,
+    /// The allocators of all of them.
+    present: Vec<Arc<Present>>,
 }
 
 impl Seen {
     fn update(&mut self) -> Vec<Arc<Present>> {
-        let (_, unloaded) = objects_generation();
-        if self.unloaded != unloaded {
-            self.objects.clear();
-            self.unloaded = unloaded;
+        let generation = objects_generation();
+        if self.generation == Some(generation) {
+            return self.present.clone();
         }
+        // At the place of one that was unloaded there may be another.
+        if self.generation.is_some_and(|(_, unloaded)| unloaded != generation.1) {
+            self.objects.clear();
+        }
+        self.generation = Some(generation);
         let (mut all, mut new) = (Vec::new(), Vec::new());
         loaded_objects(|loaded| {
             let object = Object::of(loaded);
@@ -91,11 +97,9 @@ impl Seen {
             let found = exports.allocators(|_| hides_some);
             self.objects.insert(object, found.into_iter().map(Arc::new).collect());
         }
-        all.iter()
-            .filter_map(|object| self.objects.get(object))
-            .flatten()
-            .cloned()
-            .collect()
+        let present = all.iter().filter_map(|object| self.objects.get(object)).flatten();
+        self.present = present.cloned().collect();
+        self.present.clone()
     }
 }
 

@@ -145,11 +145,12 @@ impl Check {
         self
     }
 
-    /// A first look after so few calls (at least 4): unless each of them has left something, but for the first and
-    /// the last, they are clean, and the report says so for leaks at every call only. A second such look follows
-    /// after twice as many. For many subjects of which few leak. Default: no such looks.
+    /// A first look after so few calls (at least 2): unless each of them has left something, but for the first and
+    /// the last, they are clean, and the report says so for leaks at every call only. Of two calls the first must have left
+    /// nothing. Another such look follows after twice as many, and so on up to 8 calls at least. For many subjects of
+    /// which few leak. Default: no such looks.
     pub fn screen(mut self, calls: u32) -> Check {
-        self.rules.screen = Some(calls.max(4));
+        self.rules.screen = Some(calls.max(2));
         self
     }
 

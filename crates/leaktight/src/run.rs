@@ -3,6 +3,7 @@
 mod following;
 mod others;
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use leaktight_elf::loaded_objects;
@@ -31,6 +32,8 @@ pub(crate) const FILE: &str = file!();
 
 /// Calls before what they leave behind is counted: imports, lazily bound libraries.
 const WARM_UP: u32 = 2;
+/// Fewer calls may only acquit: what they have left behind may be gone after the next.
+const LEAST_TO_FOLLOW: u32 = 4;
 
 struct Run<'a, S> {
     subject: &'a mut S,
@@ -90,7 +93,7 @@ pub(crate) fn run<S: Subject>(
         max_calls: rules.max_calls,
         clean_at: rules.clean_at(),
         period: rules.period,
-        screens_until: rules.screen.map_or(0, |calls| calls.saturating_mul(2)),
+        screens_until: rules.screens_until(),
         settled: 0,
         looks: Vec::new(),
         own_stack: &raw const here as usize,
@@ -114,12 +117,7 @@ pub(crate) fn run<S: Subject>(
     for _ in 0..check.warm_up {
         run.call()?;
     }
-    let warm_up = if rules.screen.is_some() { 1 } else { WARM_UP };
-    while run.calls < warm_up.min(check.rules.max_calls) && (run.calls == 0 || run.budget.spent(0).is_none()) {
-        run.calls += 1;
-        run.call()?;
-    }
-    run.settle();
+    run.warm_up(rules.screen.is_some())?;
     with_room(|| run.references.begin(run.calls, run.subject, &mut run.control));
     run.check_control();
     with_room(|| run.resources.begin(run.calls, run.subject));
@@ -177,6 +175,29 @@ pub(crate) fn run<S: Subject>(
 type Judged = (Outcome, Option<Spent>, Survey, Option<Reach>);
 
 impl<S: Subject> Run<'_, S> {
+    /// The calls before reference counts and resources are noted. Where few calls are to say something, the first one counts
+    /// for memory.
+    fn warm_up(&mut self, screens: bool) -> Result<(), Error<S::Error>> {
+        let most = if screens { 1 } else { WARM_UP };
+        self.screen();
+        while self.calls < most.min(self.max_calls) && (self.calls == 0 || self.budget.spent(0).is_none()) {
+            self.calls += 1;
+            if screens {
+                hooks::enter_call(self.calls);
+            }
+            self.call()?;
+        }
+        self.settle();
+        self.screen();
+        Ok(())
+    }
+
+    fn screen(&mut self) {
+        if self.checks.memory {
+            self.judge.screen(self.calls, own_total());
+        }
+    }
+
     fn judge_all(&mut self) -> Result<Judged, Error<S::Error>> {
         loop {
             let target = self.judge.next_look(self.calls);
@@ -191,15 +212,18 @@ impl<S: Subject> Run<'_, S> {
                 spent = self.call_until(target)?;
             }
             self.come_to_rest();
-            self.leave_out_other_threads(spent)?;
+            let screens = self.calls < self.screens_until && spent.is_none();
+            if !screens || self.calls >= LEAST_TO_FOLLOW {
+                self.leave_out_other_threads(spent)?;
+            }
             with_room(|| {
                 self.resources.look_closely(self.calls, self.subject);
                 self.references.look(self.calls);
             });
-            // What three calls have moved by a multiple of three is not followed before a second look.
-            let screens = self.calls < self.screens_until && spent.is_none();
-            let waits = screens && self.references.may_be_chance();
-            if !waits {
+            let are_known = spent.is_none() && self.are_lost_again()?;
+            // What moves with a few calls is not followed before more have shown the same.
+            let waits = screens && !are_known && self.references.may_be_chance();
+            if !waits && !are_known {
                 self.follow_references(spent)?;
             }
             let (mut survey, mut reach) = self.survey();
@@ -275,13 +299,9 @@ impl<S: Subject> Run<'_, S> {
 
     fn checkpoint(&mut self) -> Option<Spent> {
         self.settle_if_more();
-        let own = hooks::totals().own;
+        let own = own_total();
         if self.checks.memory {
-            let amount = Amount {
-                blocks: own.blocks,
-                bytes: own.bytes,
-            };
-            self.judge.checkpoint(self.calls, amount);
+            self.judge.checkpoint(self.calls, own);
             let elapsed = self.budget.elapsed();
             with_room(|| self.witnesses.checkpoint(self.calls, elapsed, &mut self.judge));
         }
@@ -385,6 +405,15 @@ impl<S: Subject> Run<'_, S> {
     }
 }
 
+/// What is alive of the watched threads.
+fn own_total() -> Amount {
+    let own = hooks::totals().own;
+    Amount {
+        blocks: own.blocks,
+        bytes: own.bytes,
+    }
+}
+
 pub(crate) fn call<S: Subject>(subject: &mut S, session: &Session) -> Result<(), Error<S::Error>> {
     let result = match subject.watches_itself() {
         true => subject.call(),
@@ -411,7 +440,11 @@ fn unwitnessed<S: Subject>(own_only: bool, subject: &S) -> Option<&'static str> 
 }
 
 fn has_address_sanitizer() -> bool {
-    let mut found = false;
-    loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
-    found
+    // It comes with the program or not at all.
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let mut found = false;
+        loaded_objects(|object| found |= object.defines(c"__asan_init").is_some());
+        found
+    })
 }

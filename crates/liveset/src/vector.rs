@@ -25,6 +25,7 @@ impl<T: Copy> MappedVec<T> {
     }
 
     /// Adds `value` at the end.
+    #[inline]
     pub fn push(&mut self, value: T) -> Result<(), OutOfMemory> {
         if self.len == self.capacity() {
             self.grow()?;
@@ -53,16 +54,19 @@ impl<T: Copy> MappedVec<T> {
         self.len = 0;
     }
 
+    #[inline]
     fn capacity(&self) -> usize {
         self.region.as_ref().map_or(0, |region| region.len() / size_of::<T>())
     }
 
+    #[inline]
     fn data(&self) -> *mut T {
         self.region
             .as_ref()
             .map_or(std::ptr::NonNull::dangling().as_ptr(), |region| region.start().cast())
     }
 
+    #[cold]
     fn grow(&mut self) -> Result<(), OutOfMemory> {
         let bytes = (self.capacity() * size_of::<T>() * 2).max(1 << 16);
         let bigger = Region::new(bytes.max(size_of::<T>()))?;

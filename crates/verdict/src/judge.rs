@@ -91,7 +91,12 @@ impl Judge {
     /// Notes the total after a call.
     pub fn checkpoint(&mut self, call: u32, total: Amount) {
         self.trend.add(call, total.bytes);
-        if self.rules.screens().is_some_and(|[_, second]| call <= second) {
+        self.screen(call, total);
+    }
+
+    /// The same for the call that warms up, and before it.
+    pub fn screen(&mut self, call: u32, total: Amount) {
+        if call <= self.rules.screens_until() {
             self.climb.add(total.bytes);
         }
     }
@@ -195,12 +200,14 @@ impl Judge {
 
     /// The verdict of the first few calls, if there are to be such looks.
     fn screened(&self, calls: u32, sites: &[Site]) -> Option<Outcome> {
-        let [_, second] = self.rules.screens()?;
-        let quiet = |scarce| {
-            let sites = sites.iter().filter(|site| site.scarce == scarce);
-            screen::is_quiet(&all_births(sites), calls)
-        };
-        let clean = calls <= second && quiet(false) && quiet(true) && !self.climb.goes_on();
+        let births = |scarce| all_births(sites.iter().filter(|site| site.scarce == scarce));
+        // What the first call has made of those is not known.
+        let scarce = births(true);
+        let none_is_short = screen::is_quiet(&scarce, calls) && (calls > 2 || scarce.total().blocks == 0);
+        let clean = calls <= self.rules.screens_until()
+            && screen::is_quiet(&births(false), calls)
+            && none_is_short
+            && !self.climb.goes_on();
         clean.then(|| self.outcome(Verdict::Clean, Reason::NothingGrows, Vec::new(), 1))
     }
 
@@ -251,7 +258,7 @@ impl Judge {
         let all = all_births(sites);
         // Early on only what looks like a steady leak is worth the cost of stacks.
         let suspicious = calls >= self.rules.clean_at()
-            || self.rules.screens().is_some_and(|[first, _]| calls > first)
+            || (self.rules.screens_until() > 0 && calls >= self.rules.screens_until())
             || all.spread(calls / 8, calls - calls / 4, 4);
         // Not where the calls that are left would not suffice: those before would be lost for the verdict.
         let max_calls = self.rules.max_calls;

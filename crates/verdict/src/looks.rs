@@ -9,7 +9,7 @@ const EARLY: [u32; 5] = [16, 64, 160, 512, 1024];
 /// The call after which to look next.
 pub(crate) fn next(rules: &Rules, calls: u32) -> u32 {
     let early = EARLY.into_iter().filter(|look| *look < rules.clean_at());
-    let early = rules.screens().into_iter().flatten().chain(early);
+    let early = rules.screens().chain(early);
     let late = (0..u32::BITS).map_while(|doublings| rules.clean_at().checked_mul(1 << doublings));
     let next = early.chain(late).find(|look| *look > calls).unwrap_or(u32::MAX);
     next.min(rules.max_calls)
@@ -59,13 +59,15 @@ mod tests {
     }
 
     #[test]
-    fn a_short_period_has_fewer_early_looks_and_a_screening_two_more() {
-        let rules = Rules {
+    fn a_short_period_has_fewer_early_looks_and_a_screening_a_few_more() {
+        let rules = |first| Rules {
             period: 16,
             max_calls: 1000,
-            screen: Some(4),
+            screen: Some(first),
             ..Rules::default()
         };
-        assert_eq!(looks(&rules), [4, 8, 16, 64, 128, 256, 512]);
+        assert_eq!(looks(&rules(2)), [2, 4, 8, 16, 64, 128, 256, 512]);
+        assert_eq!(looks(&rules(4)), [4, 8, 16, 64, 128, 256, 512]);
+        assert_eq!(looks(&rules(9)), [9, 18, 64, 128, 256, 512]);
     }
 }

@@ -16,9 +16,9 @@ pub struct Rules {
     pub confirm: u32,
     /// From here on already, where the calls up to `confirm` would take more than five seconds.
     pub confirm_slow: u32,
-    /// A first look after so few calls, at least 4: unless every one of them, but for the first and the last,
-    /// has left something, they are clean, with a period of 1. If they are not, there is a second such look after
-    /// twice as many. `None` = no such looks.
+    /// A first look after so few calls, at least 2: unless every one of them, but for the first and the last,
+    /// has left something, they are clean, with a period of 1. If they are not, there is another such look after
+    /// twice as many, and so on up to 8 calls at least. `None` = no such looks.
     pub screen: Option<u32>,
 }
 
@@ -76,10 +76,20 @@ impl Rules {
         self.period.saturating_mul(32).max(self.confirm_slow)
     }
 
-    /// The looks of the screening. The second costs few calls, and saves those with stacks for what happens to be
+    /// The looks of the screening. All but the first cost few calls, and save those with stacks for what happens to be
     /// alive from each of the first calls, such as tables that grow and buffers that are kept for later.
-    pub(crate) fn screens(&self) -> Option<[u32; 2]> {
-        self.screen.map(|first| [first, first.saturating_mul(2)])
+    pub(crate) fn screens(&self) -> impl Iterator<Item = u32> + use<> {
+        let doubled = std::iter::successors(self.screen, |look| look.checked_mul(2));
+        let last = self.screens_until();
+        doubled.take_while(move |look| *look <= last)
+    }
+
+    /// The last of them; 0 = there are none.
+    pub fn screens_until(&self) -> u32 {
+        const FEWEST: u32 = 8;
+        let Some(first) = self.screen else { return 0 };
+        let doubled = std::iter::successors(first.checked_mul(2), |look| look.checked_mul(2));
+        doubled.into_iter().find(|look| *look >= FEWEST).unwrap_or(u32::MAX)
     }
 
     fn confirm_after(&self, calls: u32, took: Duration) -> u32 {

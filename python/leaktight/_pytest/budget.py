@@ -18,6 +18,7 @@ MARGIN = 3.0
 #: A test that needs more may have one in so many parts of what nobody else needs.
 PARTS = 8
 USED_UP = "the time budget of the run was used up"
+TOO_LITTLE = "less of the time budget of the run was left than it needs"
 KEPT_FOR_OTHERS = "the time budget of the run was kept for tests that the run before had no time for"
 
 
@@ -70,7 +71,7 @@ class Shares:
         else:
             others = max(kept, self.tests_left * slower * self._usual_need())
         if left < need:
-            return USED_UP
+            return TOO_LITTLE if left > 0 else USED_UP
         # What it needs, and more only of what the others do not.
         least = max(need, min(need * MARGIN, left - MARGIN * others), min(wanted or 0.0, left - others))
         return least + max(0.0, left - least - others) / PARTS

@@ -130,7 +130,7 @@ class Judge:
             share = self.shares.of(item.nodeid, options.rounds, plain)
             if isinstance(share, str):
                 # Who stands back for others has had its turn.
-                wants = budget.needed(options.rounds, plain) if share == budget.USED_UP else 0.0
+                wants = 0.0 if share == budget.KEPT_FOR_OTHERS else budget.needed(options.rounds, plain)
                 return Result.not_judged(item, share, plain, wants_seconds=wants)
             seconds = min(most, share)
         result = self._run_rounds(item, options, plain, seconds)

@@ -16,7 +16,7 @@ STANDARD_LIBRARY = sysconfig.get_path("platstdlib") + "/lib-dynload/"
 MOST = 4000
 #: Containers of the test's module whose items count, too, up to this length.
 MOST_ITEMS = 100
-SINGLETONS = (..., NotImplemented, (), "", b"")
+SINGLETONS = frozenset(map(id, (..., NotImplemented, (), "", b"")))
 #: Types whose values the interpreter shares between all who use them.
 COMMON = (type(None), bool, int, float)
 
@@ -33,7 +33,7 @@ def objects_of(item: pytest.Function) -> list[Any]:
 
 
 def _worth_counting(values: Iterable[Any]) -> dict[int, Any]:
-    return {id(value): value for value in values if type(value) not in COMMON and not any(value is one for one in SINGLETONS)}
+    return {id(value): value for value in values if type(value) not in COMMON and id(value) not in SINGLETONS}
 
 
 def _shared() -> dict[int, Any]:

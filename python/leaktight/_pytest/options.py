@@ -13,7 +13,7 @@ from leaktight import CHECKS
 
 #: Fewer runs say nothing: a run that is as always, one to warm up, and two that leave something behind
 #: with a run after them.
-FEWEST_ROUNDS = 5
+FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)

@@ -279,8 +279,7 @@ impl References {
 
     /// Whether a few more calls may show that what has moved does not do so in step with them.
     pub(crate) fn may_be_chance(&self) -> bool {
-        let moves = self.is_narrow && self.samples.len() == 2 && !self.moved_early().is_empty();
-        moves && self.lost_before().is_none()
+        self.is_narrow && !self.moved_early().is_empty()
     }
 
     /// That is to be followed over as few.

@@ -16,9 +16,6 @@ impl<S: Subject> Run<'_, S> {
     pub(super) fn follow_references(&mut self, spent: Option<Spent>) -> Result<(), Error<S::Error>> {
         const LEAST: u32 = 4;
         self.unfollowed = false;
-        if spent.is_none() && self.are_lost_again()? {
-            return Ok(());
-        }
         let acquits_up_to = if self.calls < self.clean_at { 0 } else { self.period };
         while let Some(mut look) = self.references.suspect(acquits_up_to) {
             // The close look begins with counts of this moment.
@@ -75,7 +72,7 @@ impl<S: Subject> Run<'_, S> {
 
     /// Whether all that moves is known to be lost, and a few calls more, with the counts watched, have shown it being lost
     /// where it was before.
-    fn are_lost_again(&mut self) -> Result<bool, Error<S::Error>> {
+    pub(super) fn are_lost_again(&mut self) -> Result<bool, Error<S::Error>> {
         let Some(suspects) = self.references.lost_before() else {
             return Ok(false);
         };

@@ -79,19 +79,19 @@ fn a_leak_in_every_call_is_found_in_as_many_calls_as_a_clean_verdict_takes() {
 
 #[test]
 fn what_was_in_use_for_a_while_hides_no_leak() {
-    let screening = Rules {
+    let screening = [2, 3, 4, 7].map(|first| Rules {
         period: 1,
         confirm: 1024,
-        screen: Some(4),
+        screen: Some(first),
         ..Rules::default()
-    };
+    });
     for period in 1..=12 {
-        for rules in rules(period).chain((period == 1).then_some(screening)) {
-            // The screening looks from the second call on.
-            let begins = if rules.screen.is_some() {
-                &[1, 2][..]
-            } else {
-                &[1, 2, 3]
+        for rules in rules(period).chain(screening.into_iter().filter(|_| period == 1)) {
+            // The screening looks from the second call on, or from the first.
+            let begins = match rules.screen {
+                Some(2) => &[1][..],
+                Some(_) => &[1, 2],
+                None => &[1, 2, 3],
             };
             for (leak, freed, from) in LEAKS
                 .into_iter()

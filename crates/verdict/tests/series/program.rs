@@ -93,6 +93,7 @@ fn play(rules: Rules, each: Duration, seed: u64, end: u32, mut call: impl FnMut(
     let mut judge = Judge::new(rules);
     let mut told_since = judge.tells_sites().then_some(0);
     let mut calls = 0;
+    judge.screen(0, Amount::default());
     loop {
         let look = judge.next_look(calls);
         assert!(look > calls, "a look at call {look} after {calls}");
