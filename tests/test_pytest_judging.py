@@ -44,6 +44,52 @@ def test_rings_and_caches_that_are_full_are_none(project):
     assert "leak" not in verdicts(project.leaks()).values()
 
 
+def test_what_one_of_the_first_rounds_does_not_show_is_no_less_a_leak(project):
+    project.write(
+        """
+        import os, zoo, zoo_refs, pytest
+        KEY, TEXT, BUFFER, RUNS = "time" + str(1), [b"x" * 100], bytearray(100), {}
+        def run_of(name):
+            RUNS[name] = RUNS.get(name, 0) + 1
+            return RUNS[name]
+        @pytest.mark.parametrize("rests", [2, 3, 4])
+        def test_buffer(rests):
+            if run_of(rests) != rests: BUFFER.extend(bytes(len(BUFFER) // 4))
+            if len(BUFFER) > 1 << 20: del BUFFER[1000:]
+        def test_descriptor(): os.dup(0)
+        def test_reference(): zoo_refs.leak_passed(KEY)
+        @pytest.mark.parametrize("from_run", [1, 2])
+        def test_malloc(from_run):
+            if run_of(("malloc", from_run)) >= from_run: zoo.leak_malloc()
+        """
+    )
+    found = verdicts(project.leaks("--leaks-time-budget", "60", status=1))
+    assert {found[name] for name in ("test_descriptor", "test_reference", "test_malloc[1]", "test_malloc[2]")} == {"leak"}
+    # It is cut again and again, so it is no leak, but three runs do not tell.
+    runs = {test["test"].split("::")[1]: test["runs"] for test in project.leaks("-k", "buffer")["tests"]}
+    assert all(runs[f"test_buffer[{rests}]"] > 3 for rests in (2, 3)), runs
+
+
+def test_what_leaves_nothing_behind_takes_three_runs(project):
+    project.write(
+        """
+        import pytest
+        LAST, EACH = [None], {}
+        def test_nothing(): pass
+        def test_garbage():
+            cycle = []
+            cycle.append(cycle)
+        def test_until_the_next_run(): LAST[0] = bytearray(1000)
+        def test_once_more_each(number=[0]):
+            number[0] += 1
+            if number[0] <= 2: EACH[number[0]] = bytearray(1000)
+        """
+    )
+    runs = {test["test"].split("::")[1]: (test["verdict"], test["runs"]) for test in project.leaks()["tests"]}
+    at_once, later = ("clean", 3), ("clean", 5)
+    assert runs == {"test_nothing": at_once, "test_garbage": at_once, "test_until_the_next_run": later, "test_once_more_each": later}
+
+
 
 def test_own_failures_stay_own_failures(project):
     project.write(
