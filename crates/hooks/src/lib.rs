@@ -35,7 +35,7 @@ pub use marks::{Mark, opened};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
     Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, freed_memory, is_tracked,
-    keep_hooks, leave_call, live_blocks, outermost, overflowed, patch_new_objects, patched, start, stay_installed,
-    stop, tell_births, totals, unwatched, watched, with_stacks,
+    keep_hooks, leave_call, live_block, live_blocks, outermost, overflowed, patch_new_objects, patched, start,
+    stay_installed, stop, tell_births, totals, unwatched, watched, with_stacks,
 };
 pub use threads::{StartedThread, started_threads, threads_ever_started, threads_under_way};

@@ -168,6 +168,11 @@ pub fn totals() -> Totals {
     totals
 }
 
+/// The live block that begins there.
+pub fn live_block(address: usize) -> Option<Block> {
+    LIVE.get(address)
+}
+
 /// Every live block and mapping. When there is no memory for the list, [`overflowed`] says so from
 /// then on.
 pub fn live_blocks() -> MappedVec<Block> {

@@ -8,13 +8,14 @@
 //! the birth of each block that is allocated where those of the finding were. Of an object that is still there a call later
 //! the last such write is its maker's, and the writes from there on say which reference is left over.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use leaktight_hooks as hooks;
-use leaktight_liveset::Block;
+use leaktight_liveset::{Block, MappedVec};
 use leaktight_report::{Finding, Frame, Kind, Report, Verdict, sentence};
 use leaktight_stacks as stacks;
 use leaktight_watchpoints::{MOST_WORDS, Options, Watch, Width, Word, Write};
@@ -54,8 +55,14 @@ pub(crate) struct Calls<'a, S> {
 /// So many objects with the same fate are believed.
 const ENOUGH: usize = 3;
 const MOST_CALLS: u32 = 32;
+/// In so many calls that are all alike they are found.
+const LEAST_CALLS: u32 = 6;
+/// More calls are not made for any finding after this, and none for another one after that.
 const TIME: Duration = Duration::from_millis(100);
+const MOST_TIME: Duration = Duration::from_secs(1);
 const MOST_WRITES: usize = 4096;
+/// So many blocks of one place are told apart in a call.
+const MOST_BIRTHS: usize = 1 << 16;
 
 /// Gives findings the stack of the maker where it is not sure, and of who keeps the objects, as far as these are found.
 ///
@@ -77,16 +84,10 @@ pub(crate) fn find<S: Subject>(
         if lives.len() < ENOUGH {
             continue;
         }
-        let maker = lives[0].first().map_or(0, |making| making.stack);
-        let is_one = lives
-            .iter()
-            .all(|life| life.first().is_some_and(|making| making.stack == maker));
-        if finding.earlier_owner && is_one && maker != 0 {
-            let stack = stacks::stack(maker).unwrap_or_default().up_to_evaluation();
-            let origin = with_room(|| names.origins().of(&stack, calls.subject));
-            if !origin.frames.is_empty() {
-                tell(finding, origin);
-            }
+        if finding.earlier_owner
+            && let Some(maker) = with_room(|| maker_of(&lives, &mut names, calls.subject))
+        {
+            tell(finding, maker);
         }
         let kept = with_room(|| places::kept_by(&lives, &wanted, &mut names, calls.subject));
         let is_maker = |stack: &Vec<Frame>| match (stack.first(), finding.stack.first()) {
@@ -104,6 +105,30 @@ pub(crate) fn find<S: Subject>(
         report.reason = of_findings(&report.findings);
     }
     Ok(())
+}
+
+/// Where all of these objects were made: the frames that their makers have in common, from the innermost on.
+fn maker_of(lives: &[Vec<Write>], names: &mut Names, subject: &mut impl Subject) -> Option<Origin> {
+    let makers: Option<BTreeSet<u32>> = lives
+        .iter()
+        .map(|life| life.first().map(|making| making.stack))
+        .collect();
+    let mut origins = makers?.into_iter().map(|maker| {
+        let stack = stacks::stack(maker).unwrap_or_default().up_to_evaluation();
+        names.origins().of(&stack, subject)
+    });
+    let mut common = origins.next()?;
+    for other in origins {
+        let alike = common
+            .frames
+            .iter()
+            .zip(&other.frames)
+            .take_while(|(one, another)| one == another);
+        let alike = alike.count();
+        common.frames.truncate(alike);
+        common.via = common.via.filter(|via| other.via.as_ref() == Some(via));
+    }
+    (!common.frames.is_empty()).then_some(common)
 }
 
 /// Makes one of findings that turn out to have the same maker: some of their objects came from a free list.
@@ -161,9 +186,12 @@ impl<S: Subject> Calls<'_, S> {
         let mut lives: Vec<Vec<Write>> = Vec::new();
         // What is on a free list already would not be seen.
         hooks::watched(|| self.subject.settle());
-        for _ in 0..MOST_CALLS {
+        if started.elapsed() > MOST_TIME {
+            return Ok(lives);
+        }
+        for call in 0..MOST_CALLS {
             let per_call = self.budget.elapsed() / (*self.made).max(1);
-            let is_late = started.elapsed() > TIME || per_call > self.budget.left() / 4;
+            let is_late = call >= LEAST_CALLS && started.elapsed() > TIME || per_call > self.budget.left() / 4;
             let is_full = aim.watch.len() == MOST_WRITES || aim.failed.get();
             if is_late || is_full || *self.made == self.most || lives.len() >= ENOUGH {
                 break;
@@ -186,12 +214,29 @@ struct Aim {
     watch: Watch,
     wanted: Wanted,
     call: Cell<u32>,
-    /// So many of such blocks were born in this call.
-    born: Cell<usize>,
-    /// So many are passed over in this call: more than can be watched at a time may be born.
-    skipped: Cell<usize>,
+    /// So many calls have begun.
+    calls: Cell<u32>,
+    /// Where such blocks were born in this call, in turn.
+    born: RefCell<MappedVec<usize>>,
+    /// Which of them are watched: more may be born than can be at a time.
+    chosen: RefCell<Chosen>,
     aimed: [Cell<Option<Aimed>>; MOST_WORDS],
     failed: Cell<bool>,
+}
+
+/// Of the blocks that one place allocates in a call those that are watched, by their turn.
+enum Chosen {
+    Turns(Vec<usize>),
+    From(usize),
+}
+
+impl Chosen {
+    fn has(&self, turn: usize) -> bool {
+        match self {
+            Chosen::Turns(turns) => turns.binary_search(&turn).is_ok(),
+            Chosen::From(first) => turn >= *first,
+        }
+    }
 }
 
 /// A block that is watched.
@@ -226,8 +271,9 @@ impl Aim {
             watch: Watch::start(&NOTHING.each_ref().map(nothing), &options).ok()?,
             wanted: wanted.clone(),
             call: Cell::new(0),
-            born: Cell::new(0),
-            skipped: Cell::new(0),
+            calls: Cell::new(0),
+            born: RefCell::default(),
+            chosen: RefCell::new(Chosen::From(0)),
             aimed: [const { Cell::new(None) }; MOST_WORDS],
             failed: Cell::new(false),
         });
@@ -237,12 +283,31 @@ impl Aim {
         Some(aim)
     }
 
-    /// From the next call on others are watched, if there are more than can be at a time.
+    /// From the next call on others are watched, if there are more than can be at a time: those in whose turn the call before
+    /// has left one behind, or the next few.
     fn next_call(&self, call: u32) {
-        let before = self.born.replace(0);
-        let skipped = self.skipped.get() + MOST_WORDS;
-        self.skipped.set(if skipped < before { skipped } else { 0 });
-        self.call.set(call);
+        let before = self.call.replace(call);
+        let is_left = |address: usize| {
+            let block = hooks::live_block(address);
+            block.is_some_and(|block| block.birth == before)
+        };
+        let mut born = self.born.borrow_mut();
+        let last_at: HashMap<usize, usize> = born.iter().copied().zip(0..).collect();
+        let mut left: Vec<usize> = last_at
+            .into_iter()
+            .filter(|(address, _)| is_left(*address))
+            .map(|(_, turn)| turn)
+            .collect();
+        left.sort_unstable();
+        let mut chosen = self.chosen.borrow_mut();
+        let are_alike = self.calls.get() < LEAST_CALLS + 2 && born.len() < MOST_BIRTHS;
+        self.calls.set(self.calls.get() + 1);
+        *chosen = match &*chosen {
+            _ if !left.is_empty() && are_alike => Chosen::Turns(left),
+            Chosen::From(turn) if turn + MOST_WORDS < born.len() => Chosen::From(turn + MOST_WORDS),
+            _ => Chosen::From(0),
+        };
+        born.clear();
         self.watch.mark(call);
     }
 
@@ -251,9 +316,13 @@ impl Aim {
         if block.size != wanted.size || !wanted.stacks.contains(&block.stack) {
             return;
         }
-        let number = self.born.replace(self.born.get() + 1);
+        let mut born = self.born.borrow_mut();
+        let turn = born.len();
+        if turn < MOST_BIRTHS && born.push(block.address).is_err() {
+            return;
+        }
         let free = self.aimed.iter().position(|aimed| aimed.get().is_none());
-        let Some(at) = free.filter(|_| number >= self.skipped.get()) else {
+        let Some(at) = free.filter(|_| self.chosen.borrow().has(turn)) else {
             return;
         };
         let word = Word {

@@ -60,6 +60,18 @@ impl History {
         site.births.total().bytes.saturating_sub(before)
     }
 
+    /// How many blocks came between the two looks before at sites where hardly any have come since: entries of what is full
+    /// now.
+    pub(crate) fn filled(&self, sites: &[Site], calls: u32) -> u64 {
+        let [.., first, second] = self.before(calls) else {
+            return 0;
+        };
+        let blocks = |look: &Look, site: &Site| look.sites.get(&site.id).map_or(0, |(own, _)| own.blocks);
+        let full = sites.iter().filter(|site| self.speed(site, calls) == Speed::Ending);
+        full.map(|site| blocks(second, site).saturating_sub(blocks(first, site)))
+            .sum()
+    }
+
     /// Whether the site as a whole has grown since the look before, and with it the number of all blocks of
     /// its sizes. Its births alone do not tell: a free list hands a block on from owner to owner and
     /// from place to place, and the block keeps its birth.

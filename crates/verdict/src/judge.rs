@@ -300,10 +300,14 @@ impl Judge {
     /// unless all of them together rise by too little.
     fn rising_sites(&self, calls: u32, sites: &[Site], least: u64) -> Vec<SiteFinding> {
         const SHARE_PERCENT: u64 = 5;
+        /// Of a table that is enlarged once more.
+        const BYTES_PER_ENTRY: u64 = 256;
         let since = self.history.calls_before(calls);
         let rise = |site: &Site| self.history.rise(site, calls);
         let all: u64 = sites.iter().map(rise).sum();
-        let least = least.max(least_rise(calls - since));
+        let least = least
+            .max(least_rise(calls - since))
+            .max(BYTES_PER_ENTRY * self.history.filled(sites, calls));
         let carries = |rise: u64| all >= least && rise * 100 >= all * SHARE_PERCENT;
         let rising = sites.iter().map(|site| (site.id, rise(site)));
         let finding = |(site, rise)| {

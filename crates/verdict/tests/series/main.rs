@@ -165,6 +165,50 @@ fn a_cache_that_is_full_by_then_is_never_called_a_leak() {
     assert_eq!(verdict_when_slow(1, cache(17_000, 1)), (Verdict::Leak, 16_384));
 }
 
+/// Each call puts an entry into a dict and, once there are so many, takes the oldest one out (`functools.lru_cache`). The
+/// dict becomes larger when its table has no entry that was never used (Objects/dictobject.c), and so for the last time long
+/// after it was full.
+fn least_recently_used(most: usize, entry_bytes: u64) -> impl FnMut(u32, &mut Program) {
+    let usable = |slots: u64| slots * 2 / 3;
+    let bytes = move |slots: u64| slots * if slots <= 1 << 16 { 2 } else { 4 } + usable(slots) * 24;
+    let (mut slots, mut used) = (8u64, 0u64);
+    move |call, program| {
+        let live = program.blocks.len().saturating_sub(1);
+        if call == 1 {
+            program.keep(0, 1, bytes(slots));
+        }
+        if live < most {
+            program.keep(call, 0, entry_bytes);
+        } else {
+            program.blocks[1 + call as usize % most].birth = call;
+        }
+        used += 1;
+        if used > usable(slots) {
+            used = program.blocks.len() as u64 - 1;
+            slots = (used * 3).next_power_of_two();
+            (program.blocks[0].bytes, program.blocks[0].birth) = (bytes(slots), call);
+        }
+    }
+}
+
+#[test]
+fn a_dict_that_is_enlarged_once_more_after_it_is_full_is_no_leak() {
+    let mut wrong = Vec::new();
+    for most in (1000..16_000).step_by(250) {
+        for entry_bytes in [62, 190, 1000] {
+            let cache = || least_recently_used(most, entry_bytes);
+            let slow = verdict_when_slow(1, cache());
+            let (outcome, calls) = judge(Rules::default(), 1, cache());
+            for (verdict, calls) in [slow, (outcome.verdict, calls)] {
+                if verdict == Verdict::Leak {
+                    wrong.push((most, entry_bytes, calls));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "entries, bytes of each, and calls: {wrong:?}");
+}
+
 /// Each call puts an entry into a slot at random, in place of the one that is there.
 fn table(slots: u64) -> impl FnMut(u32, &mut Program) {
     let mut at: Vec<Option<usize>> = vec![None; slots as usize];
