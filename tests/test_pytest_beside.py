@@ -48,10 +48,10 @@ def test_hypothesis(project):
         """
         import zoo
         from hypothesis import given, settings, strategies as st
-        @settings(max_examples=10)
+        @settings(max_examples=10, deadline=10_000)
         @given(st.lists(st.integers()), st.text())
         def test_clean(numbers, text): sorted(numbers); text.upper()
-        @settings(max_examples=10)
+        @settings(max_examples=10, deadline=10_000)
         @given(st.integers())
         def test_leaks(number): zoo.leak_malloc()
         """
