@@ -72,7 +72,7 @@ pub(crate) static NOTER: Noter = Noter {
     unknown: AtomicU64::new(0),
     own: AtomicU64::new(0),
     late: AtomicU64::new(0),
-    step: Step::NONE,
+    step: Step::none(),
     stop_after: AtomicU64::new(0),
     stopped: AtomicBool::new(false),
     is_inside: AtomicBool::new(false),
@@ -348,11 +348,12 @@ impl Noter {
 
     fn stop_if_due(&self) {
         let is_due = self.dropped.load(Ordering::SeqCst) > self.stop_after.load(Ordering::SeqCst);
-        if is_due && !self.stopped.swap(true, Ordering::SeqCst) {
-            if let Some(setting) = self.setting() {
-                // Where it fails, it is tried again at the end.
-                let _ = setting.clear();
-            }
+        if is_due
+            && !self.stopped.swap(true, Ordering::SeqCst)
+            && let Some(setting) = self.setting()
+        {
+            // Where it fails, it is tried again at the end.
+            let _ = setting.clear();
         }
     }
 }

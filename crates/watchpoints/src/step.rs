@@ -13,7 +13,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use crate::signal::{Mask, SENT, mask_in};
+use crate::signal::{SENT, mask_in};
 
 /// Which words, a bit for each.
 pub(crate) type Words = usize;
@@ -41,11 +41,13 @@ pub(crate) struct Step {
 }
 
 impl Step {
-    pub(crate) const NONE: Step = Step {
-        end: AtomicUsize::new(0),
-        let_go: AtomicUsize::new(0),
-        mask: AtomicU64::new(0),
-    };
+    pub(crate) const fn none() -> Step {
+        Step {
+            end: AtomicUsize::new(0),
+            let_go: AtomicUsize::new(0),
+            mask: AtomicU64::new(0),
+        }
+    }
 
     pub(crate) fn is_under_way(&self) -> bool {
         self.end.load(Ordering::SeqCst) != 0
@@ -65,9 +67,11 @@ impl Step {
         self.end.store(end, Ordering::SeqCst);
     }
 
+    /// If there is one.
     pub(crate) fn end(&self, context: &mut libc::ucontext_t) {
-        *mask_in(context) = self.mask.load(Ordering::SeqCst) as Mask;
-        self.end.store(0, Ordering::SeqCst);
+        if self.end.swap(0, Ordering::SeqCst) != 0 {
+            *mask_in(context) = self.mask.load(Ordering::SeqCst);
+        }
     }
 
     /// There is none.

@@ -237,6 +237,8 @@ impl Drop for Watch {
 impl Running {
     fn end(mut self) -> Log {
         let is_parent = self.process == kernel::process();
+        // From here on the handler sets no register again.
+        let stopped_early = NOTER.stopped.swap(true, Ordering::SeqCst);
         let cleared = if is_parent {
             self.setting.clear_for_sure()
         } else {
@@ -254,7 +256,6 @@ impl Running {
             Setting::Ptrace(_) => (u64::from(NOTER.step.is_under_way()), true),
         };
         let noted = NOTER.noted.load(Ordering::SeqCst);
-        let stopped_early = NOTER.stopped.load(Ordering::SeqCst);
         match cleared {
             Ok(()) => NOTER.end(),
             Err(_) => {
