@@ -38,7 +38,8 @@ STORM = "two_hundred_runs_under_signals_threads_and_forks_leave_nothing"
 #: Of the zoo's memory cases those that user-mode emulation cannot show.
 THREADS = ("leak_thread_joined", "twin_thread_joined")
 #: Not in the machine.
-UNUSED = ("boot", "site", "zoo", "usr/include", "usr/lib/modules", "usr/lib/udev", "usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache", "var/lib/apt")  # fmt: skip
+UNUSED = ["boot", "site", "zoo", "usr/include", "usr/lib/modules", "usr/lib/udev", "usr/share/doc", "usr/share/locale"]
+UNUSED += ["usr/share/man", "var/cache", "var/lib/apt"]
 
 INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin LANG=C.UTF-8 HOME=/root TMPDIR=/tmp
@@ -74,7 +75,8 @@ class Ran:
 
 def main() -> int:
     root, programs = Path(sys.argv[1]), [Path(program) for program in sys.argv[2:]]
-    version = max(tuple(int(part) for part in each.name.removeprefix("python").split(".")) for each in (root / "usr/include").glob("python3.*"))
+    headers = max((root / "usr/include").glob("python3.*"))
+    version = tuple(int(part) for part in headers.name.removeprefix("python").split("."))
     total = Ran()
     for processor, jobs in machines(version, programs):
         pack(root, programs, jobs)
@@ -94,18 +96,26 @@ def machines(version: tuple[int, ...], programs: list[Path]) -> list[tuple[str, 
         one = ["--test-threads=1", *arguments]
         return [Job(bare(program), [f"/tests/{bare(program)}", *one], status_complaint, seconds=800) for program in programs]
 
-    places = [case for case in BUGS if case.module == "zoo_refs" and not case.immortal(version)]
-    by_perf = [check("signed", case.name, case.setup, case.statement, place_of(case, version)) for case in places]
-    others = [case for case in REFERENCES.values() if case.module == "zoo_refs" and case not in BUGS and not case.immortal(version)]
+    mortal = [case for case in REFERENCES.values() if case.module == "zoo_refs" and not case.immortal(version)]
+    places = [case for case in mortal if case in BUGS]
+
+    def places_of(some: list[Any], zoo: str = "signed", how: str = "") -> list[Job]:
+        return [check(zoo, case.name + how, case.setup, case.statement, place_of(case, version)) for case in some]
+
+    others = [case for case in mortal if case not in BUGS]
     unwatched = [check("signed", case.name, case.setup, case.statement, reference_of(case, version)) for case in others]
-    unwatched += [check("signed", name, CASES[name].setup, CASES[name].statement, memory_of(CASES[name], version)) for name in THREADS]
+    unwatched += [
+        check("signed", case.name, case.setup, case.statement, memory_of(case, version))
+        for case in (CASES[name] for name in THREADS)
+    ]
     kept = [
         check("signed", f"kept: {name}", f"import zoo_refs\n{setup}", statement, keeper_of(function))
         for name, (setup, statement, function) in KEPT.items()
         if "zoo_" not in setup
     ]
-    unsigned = [check("plain", f"{case.name} (plain)", case.setup, case.statement, place_of(case, version)) for case in places[:3]]
-    by_ptrace = [check("signed", f"{case.name} by ptrace", case.setup, case.statement, place_of(case, version)) for case in places]
+    by_perf = places_of(places)
+    unsigned = places_of(places[:3], "plain", " (plain)")
+    by_ptrace = places_of(places, how=" by ptrace")
     for job in by_ptrace:
         job.user, job.paranoid = NOBODY, FORBIDDEN
     info = [information("perf_event_open"), information("ptrace", user=NOBODY, paranoid=FORBIDDEN)]
@@ -189,7 +199,7 @@ def pack(root: Path, programs: list[Path], jobs: list[Job]) -> None:
     keys = ("name", "command", "user", "paranoid", "seconds")
     (over / "jobs.json").write_text(json.dumps([{key: getattr(job, key) for key in keys} for job in jobs]))
     with open(OUT / "files.cpio", "wb") as archive:
-        for folder, unused in (root, UNUSED), (over, ()):
+        for folder, unused in (root, UNUSED), (over, []):
             names = [b"."]
             for path, folders, files in os.walk(folder):
                 inside = os.path.relpath(path, folder)
@@ -208,7 +218,12 @@ def run(root: Path, processor: str, jobs: list[Job]) -> Optional[Ran]:
     arguments += ["-icount", "shift=0,sleep=off"]
     arguments += ["-kernel", str(kernel), "-initrd", str(OUT / "files.cpio"), "-append", "console=ttyAMA0 quiet panic=-1"]
     qemu = subprocess.Popen(
-        ["qemu-system-aarch64", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ["qemu-system-aarch64", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     limit = threading.Timer(SECONDS, qemu.kill)
     limit.start()
@@ -222,7 +237,8 @@ def run(root: Path, processor: str, jobs: list[Job]) -> Optional[Ran]:
         answer = json.loads(line.removeprefix(MARK))
         if "kernel" in answer:
             is_up = True
-            print(f"machine: {processor}, Linux {answer['kernel']}, atomics: {'atomics' in answer['features']}, signatures: {'paca' in answer['features']}")
+            atomics, signatures = ("atomics" in answer["features"], "paca" in answer["features"])
+            print(f"machine: {processor}, Linux {answer['kernel']}, atomics: {atomics}, signatures: {signatures}")
             continue
         problem = waiting.pop(answer["name"]).complaint(answer)
         ran.count += 1
