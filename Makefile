@@ -56,7 +56,7 @@ test-newer: $(SITE)/.done ## the same with newer CPythons, C libraries and compi
 	$(PY) tests/zoo/build.py --out build/zoo --language rust >/dev/null
 	tests/newer.sh $(SITE) $(LEGS)
 
-test-aarch64: $(VENV)/.done ## the wheel for aarch64, emulated by qemu with Debian's CPython: needs root, and says what was not run
+test-aarch64: $(VENV)/.done ## the wheel for aarch64, emulated by qemu with Debian's CPython, and in machines with Debian's kernel: needs root, and says what was not run
 	tests/aarch64.sh $(PY)
 
 check: ## what CI runs: formatting, lints, and all tests on all interpreters

@@ -23,6 +23,7 @@ SECONDS = 300  # For one check; emulation is some twenty times slower.
 
 #: What emulation does not show.
 NOT_RUN = (
+    "watchpoints, which take a kernel: tests/aarch64_system.py",
     "threads that end (twin_thread_joined): qemu keeps 280 KiB for each, which is a leak of the process",
     "the zoos in C++, Cython and Rust, processes that calls start, the test case and the plugin",
 )

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The wheel for aarch64, as far as emulation goes: built by a cross compiler, and run by qemu with the CPython of Debian's
-# arm64 packages, in a folder in a cache outside the tree. Needs root, and apt-get for what is not installed. What cannot
-# be had is "not run" and no failure; a wrong verdict is one.
+# arm64 packages, in a folder in a cache outside the tree. Then in emulated machines with Debian's kernel: watchpoints take
+# one. Needs root, and apt-get for what is not installed. What cannot be had is "not run" and no failure; a wrong verdict is
+# one.
 #
 #     tests/aarch64.sh PYTHON
 #
@@ -15,9 +16,10 @@ release=trixie
 root=${XDG_CACHE_HOME:-$HOME/.cache}/leaktight/newer/arm64
 out=build/aarch64
 
+wrong=0
 not_run() {
   echo "not run: aarch64: $1"
-  exit 0
+  exit "$wrong"
 }
 
 # The command $1, of the package $2.
@@ -35,11 +37,11 @@ need debootstrap debootstrap
   not_run "there is no Rust for $target"
 
 # Nothing of the packages is executed, so no kernel support for emulated programs is needed: they are only unpacked.
-if [ ! -d "$root" ]; then
+if ! compgen -G "$root/boot/vmlinuz-*" >/dev/null; then
   mkdir -p "$(dirname "$root")"
-  rm -rf "$root.new"
-  debootstrap --arch=arm64 --foreign --variant=minbase --include=python3,python3-dev "$release" "$root.new" \
-    >"$root.log" 2>&1 || not_run "debootstrap fails: $(tail -n 1 "$root.log")"
+  rm -rf "$root.new" "$root"
+  debootstrap --arch=arm64 --foreign --variant=minbase --include=python3,python3-dev,linux-image-cloud-arm64 \
+    "$release" "$root.new" >"$root.log" 2>&1 || not_run "debootstrap fails: $(tail -n 1 "$root.log")"
   for package in "$root.new"/var/cache/apt/archives/*.deb; do
     dpkg-deb --extract "$package" "$root.new" || not_run "$(basename "$package") cannot be unpacked"
   done
@@ -74,4 +76,16 @@ BUILD
 unshare --mount --propagation private -- bash -c '
   mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/tmp" &&
     exec "$2" tests/aarch64.py "$1"
-' enter "$root" "$python"
+' enter "$root" "$python" || wrong=1
+
+need qemu-system-aarch64 qemu-system-arm
+need cpio cpio
+cargo test --release --quiet --locked --config 'profile.release.lto="off"' --package leaktight-watchpoints \
+  --package leaktight-stacks --target "$target" --no-run --message-format json >"$out/programs.json"
+mapfile -t programs < <("$python" -c '
+import json, sys
+told = [json.loads(line) for line in sys.stdin]
+print(*(each["executable"] for each in told if each.get("executable")), sep="\n")
+' <"$out/programs.json")
+"$python" tests/aarch64_system.py "$root" "${programs[@]}" || wrong=1
+exit "$wrong"

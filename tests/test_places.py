@@ -44,10 +44,17 @@ def test_the_line_that_took_it(python, case):
     if case.immortal(python.version):
         pytest.skip("the object is immortal")
     found, _ = finding(python, case.setup, case.statement)
+    problem = place_complaint(case, found)
+    assert not problem, f"{problem}: {found}"
+
+
+def place_complaint(case, found):
+    """What is wrong with where a finding says that the references come from; empty when nothing is."""
     if case.name in NOT_KNOWN:
-        assert not found["stack"] and "borrowed" in found["stack_note"], found
-        return
-    assert "stack_note" not in found and found["stack"], found
+        is_right = not found["stack"] and "borrowed" in found["stack_note"]
+        return "" if is_right else "a place that cannot be known"
+    if "stack_note" in found or not found["stack"]:
+        return f"no place: {found.get('stack_note')}"
     for stack in [found["stack"], *found.get("also", [])]:
         # What the marked function calls may be in front of it.
         own = [frame for frame in stack if _bare(frame["function"]) == case.function]
@@ -55,13 +62,17 @@ def test_the_line_that_took_it(python, case):
             # With other optimisation the wrapper that PyO3 makes is what is left over: it takes the argument that the
             # function itself drops. It stands at the line of the function's head, one above.
             wrappers = [frame for frame in stack if _bare(frame["function"]) == f"__pyfunction_{case.function}"]
-            assert wrappers and wrappers[0]["line"] == case.line() - 1, found
+            if not wrappers or wrappers[0]["line"] != case.line() - 1:
+                return f"neither {case.function} nor its wrapper"
             continue
-        assert own and os.path.basename(own[0]["file"]) == os.path.basename(case.file), found
+        if not own or os.path.basename(own[0]["file"]) != os.path.basename(case.file):
+            return f"not in {case.function}"
         if case.name in OTHER_LINES:
-            assert own[0]["source"].split(" /*")[0] == OTHER_LINES[case.name], found
-        else:
-            assert own[0]["line"] == case.line(), found
+            if own[0]["source"].split(" /*")[0] != OTHER_LINES[case.name]:
+                return f"not at {OTHER_LINES[case.name]}"
+        elif own[0]["line"] != case.line():
+            return f"not at line {case.line()}"
+    return ""
 
 
 def _bare(function):

@@ -234,6 +234,7 @@ pub(crate) fn capture(interrupted: &Interrupted<'_>) -> u32 {
         pc: interrupted.program_counter(),
         sp: interrupted.stack_pointer(),
         fp: interrupted.frame_pointer(),
+        lr: interrupted.link_register(),
     };
     stacks::capture_at(&interrupted, hooks::outermost(), |code, _| {
         hooks::follow(code);

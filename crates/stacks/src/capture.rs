@@ -33,7 +33,7 @@ pub fn capture(inside: usize, outside: usize, followed: fn(usize, bool) -> bool)
 /// in the middle of counting a reference to the code.
 #[inline(never)]
 pub fn capture_at(interrupted: &Interrupted, outside: usize, followed: fn(usize, bool) -> bool) -> u32 {
-    let Some(here) = Here::at(interrupted) else { return 0 };
+    let here = Here::at(interrupted);
     // Inside the instruction, as for return addresses.
     let innermost = interrupted.pc as u64 - 1;
     on_spare_stack(|| capture_from(here, Some(innermost), (0, outside), followed)).unwrap_or(0)

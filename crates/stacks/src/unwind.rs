@@ -240,21 +240,26 @@ pub(crate) struct Here {
 #[cfg(target_arch = "x86_64")]
 impl Here {
     /// Where a signal has interrupted the calling thread.
-    pub(crate) fn at(interrupted: &Interrupted) -> Option<Here> {
+    pub(crate) fn at(interrupted: &Interrupted) -> Here {
         let [pc, sp, fp] = [interrupted.pc, interrupted.sp, interrupted.fp].map(|register| register as u64);
-        Some(Here {
+        Here {
             pc,
             sp: interrupted.sp,
             registers: UnwindRegsNative::new(pc, sp, fp),
-        })
+        }
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
 impl Here {
-    /// Takes the link register as well, which nobody tells yet.
-    pub(crate) fn at(_: &Interrupted) -> Option<Here> {
-        None
+    /// Where a signal has interrupted the calling thread.
+    pub(crate) fn at(interrupted: &Interrupted) -> Here {
+        let Interrupted { pc, sp, fp, lr } = *interrupted;
+        Here {
+            pc: pc as u64,
+            sp,
+            registers: registers(lr as u64, sp as u64, fp as u64),
+        }
     }
 }
 
@@ -267,6 +272,8 @@ pub struct Interrupted {
     pub sp: usize,
     /// The register that holds the frame pointer in code that has one.
     pub fp: usize,
+    /// The link register, on a processor that has one (aarch64).
+    pub lr: usize,
 }
 
 impl Interrupted {
@@ -275,13 +282,14 @@ impl Interrupted {
     pub(crate) fn here() -> Interrupted {
         let Here { pc, sp, registers } = here();
         #[cfg(target_arch = "x86_64")]
-        let fp = registers.bp() as usize;
-        #[cfg(not(target_arch = "x86_64"))]
-        let fp = registers.fp() as usize;
+        let (fp, lr) = (registers.bp(), 0);
+        #[cfg(target_arch = "aarch64")]
+        let (fp, lr) = (registers.fp(), registers.lr());
         Interrupted {
             pc: pc as usize,
             sp,
-            fp,
+            fp: fp as usize,
+            lr: lr as usize,
         }
     }
 }
@@ -333,8 +341,14 @@ pub(crate) fn here() -> Here {
     Here {
         pc,
         sp: sp as usize,
-        registers: UnwindRegsNative::new_with_ptr_auth_mask(framehop::aarch64::PtrAuthMask(address_bits()), lr, sp, fp),
+        registers: registers(lr, sp, fp),
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn registers(lr: u64, sp: u64, fp: u64) -> UnwindRegsNative {
+    UnwindRegsNative::new_with_ptr_auth_mask(framehop::aarch64::PtrAuthMask(address_bits()), lr, sp, fp)
 }
 
 /// The bits of a code address that are no part of a signature. Return addresses on the stack are signed where code is

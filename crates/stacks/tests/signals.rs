@@ -1,7 +1,5 @@
 //! A stack is captured in the handler of a signal, from where it has interrupted, and nothing is allocated.
 
-#![cfg(target_arch = "x86_64")]
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -36,12 +34,27 @@ static ALLOCATOR: Counting = Counting;
 
 extern "C" fn handler(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel passes the registers of the interrupted thread.
-    let registers = unsafe { (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    let [pc, sp, fp] = [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(|at| registers[at as usize] as usize);
+    let interrupted = interrupted(unsafe { &mut *context.cast::<libc::ucontext_t>() });
     INSIDE.store(true, Ordering::SeqCst);
-    let number = capture_at(&Interrupted { pc, sp, fp }, OUTSIDE.load(Ordering::SeqCst), |_, _| true);
+    let number = capture_at(&interrupted, OUTSIDE.load(Ordering::SeqCst), |_, _| true);
     INSIDE.store(false, Ordering::SeqCst);
     STACK.store(number, Ordering::SeqCst);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn interrupted(context: &mut libc::ucontext_t) -> Interrupted {
+    let registers = [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP];
+    let [pc, sp, fp] = registers.map(|register| context.uc_mcontext.gregs[register as usize] as usize);
+    Interrupted { pc, sp, fp, lr: 0 }
+}
+
+/// Behind the breakpoint, where the thread does not get by itself.
+#[cfg(target_arch = "aarch64")]
+fn interrupted(context: &mut libc::ucontext_t) -> Interrupted {
+    let saved = &mut context.uc_mcontext;
+    saved.pc += 4;
+    let [pc, sp, fp, lr] = [saved.pc, saved.sp, saved.regs[29], saved.regs[30]].map(|register| register as usize);
+    Interrupted { pc, sp, fp, lr }
 }
 
 /// Where it is interrupted, at a depth that each capture has for the first time.
@@ -50,10 +63,24 @@ fn interrupted_at(depth: u32) {
     if depth > 0 {
         interrupted_at(depth - 1);
     } else {
-        // SAFETY: a breakpoint, whose signal is handled.
-        unsafe { std::arch::asm!("int3") };
+        interrupted_at_once();
     }
     std::hint::black_box(depth);
+}
+
+/// Calls nothing, so on aarch64 only the link register says where it returns to.
+#[inline(never)]
+fn interrupted_at_once() {
+    // SAFETY: a breakpoint, whose signal is handled.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("int3", options(nostack))
+    };
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("brk #0", options(nostack))
+    };
 }
 
 fn tell_modules() {
@@ -99,7 +126,7 @@ fn the_stack_of_what_was_interrupted_is_captured_and_nothing_allocated() {
     for depth in 0..30 {
         interrupted_at(depth);
         let native = stack(STACK.load(Ordering::SeqCst)).unwrap().native;
-        assert_eq!(native.len() as u32, depth + 1, "{native:x?}");
+        assert_eq!(native.len() as u32, depth + 2, "{native:x?}");
         let resolved = Symbols::new().resolve(&native, |_| false).unwrap();
         let names = resolved.iter().map(|at| at.last().unwrap().function.clone().unwrap());
         names.for_each(|name| assert!(name.contains("interrupted_at"), "{name}"));

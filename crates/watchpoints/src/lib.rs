@@ -15,7 +15,8 @@
 //! has one handler in a process, so there is one `Watch` at a time, and none where somebody else handles that signal.
 //!
 //! Here live signals, system calls, and memory that the handler writes to. No function that may be hooked is called,
-//! and no allocator. x86-64 Linux; on another processor everything is refused ([`Refusal::Processor`]).
+//! and no allocator. Linux on x86-64 and aarch64; on another processor everything is refused ([`Refusal::Processor`]).
+//! What is told of a write is the same on both, though aarch64 traps before it.
 //!
 //! # What is not seen
 //!
@@ -29,9 +30,13 @@ mod noter;
 mod perf;
 mod refusal;
 mod signal;
+mod step;
 mod watch;
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+#[path = "aarch64.rs"]
+mod processor;
+#[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
 #[path = "other.rs"]
 mod processor;
 #[cfg(target_arch = "x86_64")]

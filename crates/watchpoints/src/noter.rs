@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, 
 
 use leaktight_liveset::Region;
 
-use crate::kernel;
+use crate::kernel::{self, Errno};
 use crate::log::Write;
-use crate::perf;
+use crate::perf::{self, Told};
 use crate::processor;
 use crate::signal::pass_on;
+use crate::step::{Next, Step, Words};
 use crate::watch::{MOST_WORDS, Setting, Width, Word};
 
 /// Called by the signal handler after each write, on the thread that wrote, with the registers as they are behind
@@ -42,6 +43,11 @@ impl<'a> Interrupted<'a> {
         processor::registers(self.0)[2]
     }
 
+    /// The link register, on a processor that has one (aarch64): where a function returns to, until it has saved that.
+    pub fn link_register(&self) -> usize {
+        processor::registers(self.0)[3]
+    }
+
     /// All that the kernel has saved.
     pub fn context(&self) -> &'a libc::ucontext_t {
         self.0
@@ -65,6 +71,8 @@ pub(crate) static NOTER: Noter = Noter {
     dropped: AtomicU64::new(0),
     unknown: AtomicU64::new(0),
     own: AtomicU64::new(0),
+    late: AtomicU64::new(0),
+    step: Step::none(),
     stop_after: AtomicU64::new(0),
     stopped: AtomicBool::new(false),
     is_inside: AtomicBool::new(false),
@@ -89,6 +97,11 @@ pub(crate) struct Noter {
     pub unknown: AtomicU64,
     /// Made by the handler.
     pub own: AtomicU64,
+    /// So many were told of late where only the first is told of until the handler has run ([`Events::renew`]).
+    ///
+    /// [`Events::renew`]: crate::perf::Events::renew
+    pub late: AtomicU64,
+    pub step: Step,
     stop_after: AtomicU64,
     pub stopped: AtomicBool,
     is_inside: AtomicBool,
@@ -108,9 +121,10 @@ impl Noter {
             .store(capture.map_or(0, |capture| capture as usize), Ordering::SeqCst);
         self.mark.store(0, Ordering::SeqCst);
         self.noted.store(0, Ordering::SeqCst);
-        for counter in [&self.dropped, &self.unknown, &self.own] {
+        for counter in [&self.dropped, &self.unknown, &self.own, &self.late] {
             counter.store(0, Ordering::SeqCst);
         }
+        self.step.forget();
         self.stopped.store(false, Ordering::SeqCst);
         self.is_inside.store(false, Ordering::SeqCst);
         self.thread.store(kernel::thread(), Ordering::SeqCst);
@@ -126,12 +140,12 @@ impl Noter {
     }
 
     /// Those that are watched.
-    pub(crate) fn words(&self) -> Words {
+    pub(crate) fn words(&self) -> Watched {
         let word = |at: usize| Word {
             address: self.addresses[at].load(Ordering::SeqCst),
             width: self.width(at),
         };
-        Words {
+        Watched {
             all: std::array::from_fn(word),
             count: self.count.load(Ordering::SeqCst),
         }
@@ -150,17 +164,21 @@ impl Noter {
         self.room.store(most, Ordering::SeqCst);
     }
 
-    /// What the handler clears after so many dropped writes. It stays until [`retire`](Self::retire).
-    pub(crate) fn stop_by(&self, setting: &Setting, stop_after: u64) {
+    /// By what the words are watched. It stays until [`end`](Self::end).
+    pub(crate) fn works_with(&self, setting: &Setting) {
         self.setting.store((&raw const *setting).cast_mut(), Ordering::SeqCst);
-        self.stop_after.store(stop_after, Ordering::SeqCst);
+    }
+
+    /// Watching ends after so many dropped writes.
+    pub(crate) fn stop_after(&self, dropped: u64) {
+        self.stop_after.store(dropped, Ordering::SeqCst);
     }
 
     /// Notes nothing more; traps are still swallowed.
     pub(crate) fn retire(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
         self.room.store(0, Ordering::SeqCst);
         self.stop_after.store(u64::MAX, Ordering::SeqCst);
-        self.setting.store(null_mut(), Ordering::SeqCst);
         self.records.store(null_mut(), Ordering::SeqCst);
         self.capture.store(0, Ordering::SeqCst);
     }
@@ -169,6 +187,12 @@ impl Noter {
     pub(crate) fn end(&self) {
         self.thread.store(0, Ordering::SeqCst);
         self.retire();
+        self.setting.store(null_mut(), Ordering::SeqCst);
+    }
+
+    fn setting(&self) -> Option<&Setting> {
+        // SAFETY: `works_with` was given one that stays for as long as the pointer does.
+        unsafe { self.setting.load(Ordering::SeqCst).as_ref() }
     }
 
     /// How many writes the handler has seen.
@@ -179,19 +203,100 @@ impl Noter {
             .fold(noted, |sum, counter| sum + counter.load(Ordering::SeqCst))
     }
 
-    /// Notes the write that `told` speaks of, or by ptrace, where it does not say which, those words that have changed.
-    fn note(&self, told: Option<perf::Told>, interrupted: &Interrupted<'_>) {
+    /// The write that a trap tells of, once it is done; `None`: it is still to come.
+    ///
+    /// # Errors
+    ///
+    /// When it can never be done, as it would trap again and again.
+    fn done(&self, told: Option<Told>, context: &mut libc::ucontext_t) -> Result<Option<Done>, Errno> {
+        let ends_step = matches!(told, Some(Told::StepEnds));
+        let (words, is_late) = match told {
+            Some(Told::Write { word, is_late }) => (Some(1 << word), is_late),
+            _ => (None, false),
+        };
+        let done = Done { words, is_late };
+        let Some(setting) = self.setting().filter(|_| processor::TRAPS_BEFORE) else {
+            return Ok(Some(done));
+        };
+        let program_counter = processor::registers(context)[0];
+        let is_end = self.step.ends_at(program_counter);
+        if is_end || ends_step {
+            self.step.end(context);
+            let words = self.watch_again();
+            return Ok(Some(Done {
+                words: ends_step.then_some(words),
+                is_late: !is_end,
+            }));
+        }
+        let let_go = || self.step.let_go.fetch_or(words.unwrap_or(Words::MAX), Ordering::SeqCst);
+        if is_late {
+            self.late.fetch_add(1, Ordering::SeqCst);
+            let_go();
+            return Ok(Some(done));
+        }
+        match processor::next(program_counter) {
+            Next::Done => {
+                let_go();
+                return Ok(Some(done));
+            }
+            Next::At(end) if !self.stopped.load(Ordering::SeqCst) => {
+                if setting.step(words.unwrap_or(Words::MAX), end)? {
+                    let_go();
+                    self.step.begin(end, context);
+                    return Ok(None);
+                }
+                self.unknown.fetch_add(1, Ordering::SeqCst);
+            }
+            _ => {
+                self.unknown.fetch_add(1, Ordering::SeqCst);
+                self.stopped.store(true, Ordering::SeqCst);
+                setting.clear_for_sure()?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// A write by the handler itself, which is not to trap again.
+    fn let_go(&self, told: Option<Told>) -> Result<(), Errno> {
+        self.own.fetch_add(1, Ordering::SeqCst);
+        let words = match told {
+            Some(Told::Write { word, .. }) => 1 << word,
+            _ => Words::MAX,
+        };
+        match self.setting().filter(|_| processor::TRAPS_BEFORE) {
+            Some(setting) => {
+                self.step.let_go.fetch_or(words, Ordering::SeqCst);
+                setting.let_go(words)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Watches again what was let go, and tells which words that are.
+    fn watch_again(&self) -> Words {
+        let words = self.step.let_go.swap(0, Ordering::SeqCst);
+        if words != 0
+            && !self.stopped.load(Ordering::SeqCst)
+            && let Some(setting) = self.setting()
+            && setting.watch_again(words).is_err()
+        {
+            // They are let go for good.
+            self.unknown.fetch_add(1, Ordering::SeqCst);
+            self.stopped.store(true, Ordering::SeqCst);
+        }
+        words
+    }
+
+    /// Notes a write.
+    fn note(&self, done: &Done, interrupted: &Interrupted<'_>) {
         let count = self.count.load(Ordering::SeqCst);
-        let is_late = told.as_ref().is_some_and(|told| told.is_late);
         let mut found = [None; MOST_WORDS];
-        match told {
-            Some(told) if told.word < count => found[told.word] = Some(self.value(told.word)),
-            Some(_) => {}
-            None if count == 1 => found[0] = Some(self.value(0)),
-            None => (0..count).for_each(|at| {
-                let value = self.value(at);
-                found[at] = (value != self.known[at].load(Ordering::SeqCst)).then_some(value);
-            }),
+        for (at, found) in found[..count].iter_mut().enumerate() {
+            let known = self.known[at].load(Ordering::SeqCst);
+            *found = match done.words {
+                Some(words) => (words & 1 << at != 0).then(|| self.value(at)),
+                None => Some(self.value(at)).filter(|value| count == 1 || *value != known),
+            };
         }
         if found == [None; MOST_WORDS] {
             self.unknown.fetch_add(1, Ordering::SeqCst);
@@ -212,7 +317,7 @@ impl Noter {
                 mark: self.mark.load(Ordering::SeqCst),
                 before,
                 after,
-                stack: *stack.get_or_insert_with(|| if is_late { 0 } else { self.capture(interrupted) }),
+                stack: *stack.get_or_insert_with(|| if done.is_late { 0 } else { self.capture(interrupted) }),
             };
             // SAFETY: `note_into` was given room for more than `place`, and nobody else writes there.
             unsafe { self.records.load(Ordering::SeqCst).add(place).write(write) };
@@ -243,23 +348,31 @@ impl Noter {
 
     fn stop_if_due(&self) {
         let is_due = self.dropped.load(Ordering::SeqCst) > self.stop_after.load(Ordering::SeqCst);
-        if is_due && !self.stopped.swap(true, Ordering::SeqCst) {
-            // SAFETY: `stop_by` was given one that stays.
-            if let Some(setting) = unsafe { self.setting.load(Ordering::SeqCst).as_ref() } {
-                // Where it fails, it is tried again at the end.
-                let _ = setting.clear();
-            }
+        if is_due
+            && !self.stopped.swap(true, Ordering::SeqCst)
+            && let Some(setting) = self.setting()
+        {
+            // Where it fails, it is tried again at the end.
+            let _ = setting.clear();
         }
     }
 }
 
+/// A write that is done.
+struct Done {
+    /// The words that it went to; `None`: those that have changed.
+    words: Option<Words>,
+    /// The thread is no longer at it.
+    is_late: bool,
+}
+
 /// Up to as many words as can be watched.
-pub(crate) struct Words {
+pub(crate) struct Watched {
     all: [Word; MOST_WORDS],
     count: usize,
 }
 
-impl std::ops::Deref for Words {
+impl std::ops::Deref for Watched {
     type Target = [Word];
 
     fn deref(&self) -> &[Word] {
@@ -278,18 +391,29 @@ pub(crate) extern "C" fn handler(_signal: c_int, info: *mut libc::siginfo_t, con
     if !is_watched || (told.is_none() && code != HARDWARE_BREAKPOINT) {
         return pass_on(info);
     }
-    if NOTER.is_inside.swap(true, Ordering::SeqCst) {
-        NOTER.own.fetch_add(1, Ordering::SeqCst);
-        return;
-    }
-    // SAFETY: a thread's own; libc functions that the capture calls may change it.
+    // SAFETY: a thread's own; libc functions that are called from here may change it.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
-    // SAFETY: the kernel passes the registers of the interrupted thread.
-    NOTER.note(told, &Interrupted(unsafe { &*context.cast::<libc::ucontext_t>() }));
-    NOTER.stop_if_due();
+    let result = if NOTER.is_inside.swap(true, Ordering::SeqCst) {
+        NOTER.let_go(told)
+    } else {
+        // SAFETY: the kernel passes the registers of the interrupted thread, and nobody else has them.
+        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+        let result = NOTER.done(told, context).map(|done| {
+            if let Some(done) = done {
+                NOTER.note(&done, &Interrupted(context));
+                NOTER.stop_if_due();
+                NOTER.watch_again();
+            }
+        });
+        NOTER.is_inside.store(false, Ordering::SeqCst);
+        result
+    };
+    if result.is_err() {
+        // The thread can go neither on nor back.
+        pass_on(info);
+    }
     // SAFETY: as above.
     unsafe { *errno = before };
-    NOTER.is_inside.store(false, Ordering::SeqCst);
 }

@@ -3,6 +3,8 @@
 use std::ffi::{c_int, c_ulong};
 
 use crate::kernel::{Errno, call};
+use crate::processor::TRAPS_BEFORE;
+use crate::step::Words;
 use crate::watch::{MOST_WORDS, Word};
 
 /// In `si_perf_data` of our signals, above the place of the word.
@@ -29,10 +31,16 @@ struct Attributes {
 
 const _: () = assert!(size_of::<Attributes>() == 128);
 
+/// The number of the event that tells of the end of a step, behind those of the words.
+const STEP: usize = MOST_WORDS;
+
 /// Events of the calling thread.
 pub(crate) struct Events {
+    /// So many words.
     count: usize,
-    all: [Event; MOST_WORDS],
+    words: [Event; MOST_WORDS],
+    /// The end of a step, where a trap comes before the write.
+    step: Option<Event>,
 }
 
 /// A descriptor, and the number of its event, since somebody may close the descriptor and get another of the same
@@ -44,82 +52,129 @@ struct Event {
 }
 
 impl Events {
-    /// A signal after each write to one of these words, at most [`MOST_WORDS`].
+    /// A signal for each write to one of these words, at most [`MOST_WORDS`], once they are [renewed](Self::renew).
     ///
     /// Errors that say something: `ENOSPC`, the registers are in use; `EPERM`, `EACCES` and `ENOSYS`, forbidden;
     /// `E2BIG` and `EINVAL`, the kernel is older than 5.13.
     pub(crate) fn open(words: &[Word]) -> Result<Events, Errno> {
         let mut events = Events {
             count: 0,
-            all: [Event::default(); MOST_WORDS],
+            words: [Event::default(); MOST_WORDS],
+            step: None,
         };
-        for (at, word) in words.iter().enumerate() {
-            match Event::open(word, OUR_DATA | at as u64) {
-                Ok(event) => events.all[at] = event,
-                Err(error) => {
-                    events.disable();
-                    events.close();
-                    return Err(error);
-                }
+        match events.open_all(words) {
+            Ok(()) => Ok(events),
+            Err(error) => {
+                events.close();
+                Err(error)
             }
-            events.count += 1;
         }
-        Ok(events)
     }
 
+    fn open_all(&mut self, words: &[Word]) -> Result<(), Errno> {
+        for (at, word) in words.iter().enumerate() {
+            self.words[at] = Event::open(&Attributes::of_word(word, at).disabled())?;
+            self.count += 1;
+        }
+        if TRAPS_BEFORE {
+            self.step = Some(Event::open(&Attributes::of_instruction(0).disabled())?);
+        }
+        Ok(())
+    }
+
+    /// Those that nobody has closed.
     fn own(&self) -> impl Iterator<Item = &Event> {
-        self.all[..self.count].iter().filter(|event| event.is_own())
+        let all = self.words[..self.count].iter().chain(&self.step);
+        all.filter(|event| event.is_own())
+    }
+
+    /// The event of a word, unless somebody has closed it.
+    fn word(&self, at: usize) -> Option<&Event> {
+        self.words[..self.count].get(at).filter(|event| event.is_own())
+    }
+
+    fn some(&self, words: Words) -> impl Iterator<Item = &Event> {
+        let is_one = move |at: &usize| words & 1 << at != 0;
+        (0..self.count).filter(is_one).filter_map(|at| self.word(at))
+    }
+
+    /// Signals for these words from now on. Where a trap comes before the write it is one signal for each: should
+    /// somebody else handle it, who does not step over the write, it is made all the same.
+    pub(crate) fn renew(&self, words: Words) {
+        const ENABLE: c_ulong = 0x2400;
+        const REFRESH: c_ulong = 0x2402;
+        for event in self.some(words) {
+            match TRAPS_BEFORE {
+                true => event.request(REFRESH, 1),
+                false => event.request(ENABLE, 0),
+            }
+        }
     }
 
     /// No signals from now on. May be called by a signal handler.
     ///
     /// By name and not by closing: a forked child may have the descriptors, too, and keep the events alive.
     pub(crate) fn disable(&self) {
-        const DISABLE: c_ulong = 0x2401;
-        for event in self.own() {
-            // SAFETY: a request without an argument, to an event of ours.
-            let _ = unsafe {
-                call(
-                    libc::SYS_ioctl,
-                    [event.descriptor as usize, DISABLE as usize, 0, 0, 0, 0],
-                )
-            };
-        }
+        self.own().for_each(Event::disable);
+    }
+
+    /// No signals for these words, but one at the instruction at `end`.
+    pub(crate) fn step(&self, words: Words, end: usize) -> Result<(), Errno> {
+        let step = self.step.as_ref().filter(|event| event.is_own());
+        step.ok_or(libc::EBADF)?.change(&Attributes::of_instruction(end))?;
+        self.let_go(words);
+        Ok(())
+    }
+
+    pub(crate) fn let_go(&self, words: Words) {
+        self.some(words).for_each(Event::disable);
+    }
+
+    pub(crate) fn end_step(&self) {
+        self.step.iter().filter(|event| event.is_own()).for_each(Event::disable);
     }
 
     /// Moves the event of one word to another. May be called wherever an allocator may be interrupted.
     pub(crate) fn aim(&self, at: usize, word: &Word) -> Result<(), Errno> {
-        /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES` (Linux 4.17), which takes another address for a breakpoint, and nothing else.
-        const MODIFY: usize = 0x4008_240b;
-        let event = self.all[..self.count].get(at).filter(|event| event.is_own());
-        let descriptor = event.ok_or(libc::EBADF)?.descriptor;
-        let attributes = Attributes::of(word, OUR_DATA | at as u64);
-        let place = (&raw const attributes) as usize;
-        // SAFETY: reads the attributes.
-        unsafe { call(libc::SYS_ioctl, [descriptor as usize, MODIFY, place, 0, 0, 0]) }.map(drop)
+        self.word(at).ok_or(libc::EBADF)?.change(&Attributes::of_word(word, at))
     }
 
     /// How many writes the processor has counted.
     pub(crate) fn hits(&self) -> u64 {
-        self.own().map(Event::hits).sum()
+        self.some(Words::MAX).map(Event::hits).sum()
     }
 
     /// Closes all; `false` if somebody had closed one of them before.
     pub(crate) fn close(&mut self) -> bool {
+        let opened = self.count + usize::from(self.step.is_some());
         let mut closed = 0;
         for event in self.own() {
             // SAFETY: a descriptor of ours, and nobody uses it after this.
             let _ = unsafe { call(libc::SYS_close, [event.descriptor as usize, 0, 0, 0, 0, 0]) };
             closed += 1;
         }
-        closed == std::mem::take(&mut self.count)
+        (self.count, self.step) = (0, None);
+        closed == opened
     }
 }
 
 impl Attributes {
-    fn of(word: &Word, sig_data: u64) -> Attributes {
+    /// Writes to a word, the one with this number.
+    fn of_word(word: &Word, at: usize) -> Attributes {
+        const WRITE: u32 = 2;
+        Attributes::of(WRITE, word.address, word.width.bytes(), at)
+    }
+
+    /// An instruction that is reached.
+    fn of_instruction(address: usize) -> Attributes {
+        const EXECUTE: u32 = 4;
+        /// `sizeof(long)` (perf_event_open(2)).
+        const LENGTH: usize = 8;
+        Attributes::of(EXECUTE, address, LENGTH, STEP)
+    }
+
+    fn of(bp_type: u32, address: usize, bytes: usize, number: usize) -> Attributes {
         const TYPE_BREAKPOINT: u32 = 5;
-        const BREAKPOINT_WRITE: u32 = 2;
         const EXCLUDE_KERNEL: u64 = 1 << 5;
         const EXCLUDE_HYPERVISOR: u64 = 1 << 6;
         const REMOVE_ON_EXEC: u64 = 1 << 36;
@@ -129,23 +184,28 @@ impl Attributes {
             size: size_of::<Attributes>() as u32,
             sample_period: 1,
             flags: EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | REMOVE_ON_EXEC | SIGTRAP,
-            bp_type: BREAKPOINT_WRITE,
-            bp_addr: word.address as u64,
-            bp_len: word.width.bytes() as u64,
-            sig_data,
+            bp_type,
+            bp_addr: address as u64,
+            bp_len: bytes as u64,
+            sig_data: OUR_DATA | number as u64,
             ..Attributes::default()
         }
+    }
+
+    fn disabled(mut self) -> Attributes {
+        const DISABLED: u64 = 1;
+        self.flags |= DISABLED;
+        self
     }
 }
 
 impl Event {
-    fn open(word: &Word, sig_data: u64) -> Result<Event, Errno> {
+    fn open(attributes: &Attributes) -> Result<Event, Errno> {
         const CLOSE_ON_EXEC: usize = 1 << 3;
         const NO_GROUP: usize = usize::MAX;
         const ANY_PROCESSOR: usize = usize::MAX;
         const CALLING_THREAD: usize = 0;
-        let attributes = Attributes::of(word, sig_data);
-        let place = (&raw const attributes) as usize;
+        let place = (&raw const *attributes) as usize;
         let arguments = [place, CALLING_THREAD, ANY_PROCESSOR, NO_GROUP, CLOSE_ON_EXEC, 0];
         // SAFETY: reads the attributes; the handler for the signals is in place.
         let descriptor = unsafe { call(libc::SYS_perf_event_open, arguments) }? as c_int;
@@ -161,6 +221,26 @@ impl Event {
         // SAFETY: an event stores 8 bytes; any other descriptor refuses, since no other kind knows the request.
         unsafe { call(libc::SYS_ioctl, arguments) }.ok()?;
         Some(id)
+    }
+
+    /// Another address, and signals from there. The rest of the attributes must be as it was.
+    fn change(&self, attributes: &Attributes) -> Result<(), Errno> {
+        /// `PERF_EVENT_IOC_MODIFY_ATTRIBUTES` (Linux 4.17), which takes another address for a breakpoint, and nothing else.
+        const MODIFY: usize = 0x4008_240b;
+        let place = (&raw const *attributes) as usize;
+        // SAFETY: reads the attributes.
+        unsafe { call(libc::SYS_ioctl, [self.descriptor as usize, MODIFY, place, 0, 0, 0]) }.map(drop)
+    }
+
+    fn disable(&self) {
+        const DISABLE: c_ulong = 0x2401;
+        self.request(DISABLE, 0);
+    }
+
+    fn request(&self, request: c_ulong, argument: usize) {
+        let arguments = [self.descriptor as usize, request as usize, argument, 0, 0, 0];
+        // SAFETY: requests that take a number and not a pointer, to an event of ours.
+        let _ = unsafe { call(libc::SYS_ioctl, arguments) };
     }
 
     fn is_own(&self) -> bool {
@@ -184,11 +264,15 @@ impl Event {
 }
 
 /// What a signal of an event of ours says.
-pub(crate) struct Told {
-    /// The place of the word.
-    pub word: usize,
-    /// It came later than the write, since SIGTRAP was blocked.
-    pub is_late: bool,
+pub(crate) enum Told {
+    /// A write to the word with this number.
+    Write {
+        word: usize,
+        /// The signal comes later than the write, since SIGTRAP was blocked.
+        is_late: bool,
+    },
+    /// The end of a step.
+    StepEnds,
 }
 
 /// Whether a signal comes from one of our events.
@@ -213,9 +297,14 @@ pub(crate) unsafe fn told(info: *const libc::siginfo_t) -> Option<Told> {
     }
     // SAFETY: the caller's promise; siginfo_t has 128 bytes, aligned to 8.
     let info = unsafe { &*info.cast::<PerfInfo>() };
-    let word = info.data.wrapping_sub(OUR_DATA);
-    (info.code == CODE && word < MOST_WORDS as u64).then_some(Told {
-        word: word as usize,
-        is_late: info.flags & LATE != 0,
-    })
+    let number = info.data.wrapping_sub(OUR_DATA);
+    match usize::try_from(number) {
+        _ if info.code != CODE => None,
+        Ok(word) if word < MOST_WORDS => Some(Told::Write {
+            word,
+            is_late: info.flags & LATE != 0,
+        }),
+        Ok(STEP) => Some(Told::StepEnds),
+        _ => None,
+    }
 }

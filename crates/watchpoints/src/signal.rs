@@ -8,9 +8,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::kernel::{call, process, thread};
 
 /// A set of signals, number n in bit n - 1.
-type Mask = u64;
+pub(crate) type Mask = u64;
 const MASK_BYTES: usize = size_of::<Mask>();
 const TRAP: Mask = 1 << (libc::SIGTRAP - 1);
+
+/// The signals that an instruction of the thread raises. They are never blocked by us: that would end the process
+/// (`force_sig_info_to_task` in Linux).
+const RAISED: [c_int; 5] = [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+
+/// All others.
+pub(crate) const SENT: Mask = {
+    let (mut mask, mut at) = (Mask::MAX, 0);
+    while at < RAISED.len() {
+        mask &= !(1 << (RAISED[at] - 1));
+        at += 1;
+    }
+    mask
+};
+
+/// The mask that the thread has when the handler returns.
+pub(crate) fn mask_in(context: &mut libc::ucontext_t) -> &mut Mask {
+    // SAFETY: the set begins with the kernel's, which is all that the kernel reads and writes (asm/ucontext.h).
+    unsafe { &mut *(&raw mut context.uc_sigmask).cast() }
+}
 
 /// What a handler with `SA_SIGINFO` gets.
 pub(crate) type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
@@ -62,8 +82,7 @@ pub(crate) struct Installed {
 impl Installed {
     /// `None` if somebody else handles the signal, or one is waiting.
     ///
-    /// All signals are blocked while the handler runs, but for those that an instruction raises, and SIGTRAP itself:
-    /// a trap that is blocked would end the process (`force_sig_info_to_task` in Linux).
+    /// All signals are blocked while the handler runs, but for those that an instruction raises.
     pub(crate) fn new(handler: Handler) -> Option<Installed> {
         let mut before = Action::of_trap();
         if before.handler == handler as *const () as usize {
@@ -82,8 +101,8 @@ impl Installed {
             action.sa_sigaction = handler as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_NODEFER;
             libc::sigfillset(&mut action.sa_mask);
-            for synchronous in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL] {
-                libc::sigdelset(&mut action.sa_mask, synchronous);
+            for raised in RAISED {
+                libc::sigdelset(&mut action.sa_mask, raised);
             }
             libc::sigaction(libc::SIGTRAP, &action, null_mut());
         }

@@ -14,8 +14,9 @@ use crate::perf::Events;
 use crate::processor::{self, Registers};
 use crate::refusal::Refusal;
 use crate::signal::Installed;
+use crate::step::Words;
 
-/// So many words can be watched at a time: x86-64 has so many debug registers.
+/// So many words can be watched at a time: x86-64 has so many debug registers, and most aarch64 processors.
 pub const MOST_WORDS: usize = 4;
 
 /// A place in memory to watch.
@@ -59,6 +60,10 @@ pub enum Way {
     ///
     /// Code that writes to a watched word while it has *blocked* SIGTRAP is then ended by the kernel. And the thread
     /// keeps its registers, though they are clear: perf events for debug registers get none on it from then on.
+    ///
+    /// On aarch64, where a trap comes before the write, each write takes two helpers more, as the registers must be clear
+    /// meanwhile. Code that has forbidden itself ptrace since the start is ended by SIGTRAP at the write, and code that
+    /// handles SIGTRAP itself meanwhile, and returns to the write, traps again and again.
     Ptrace,
 }
 
@@ -147,9 +152,8 @@ impl Watch {
         let records = Region::new(bytes.max(1)).map_err(|_| Refusal::OutOfMemory)?;
         let installed = Installed::new(handler).ok_or(Refusal::Handled)?;
         let (way, setting) = set(words, options).inspect_err(|_| NOTER.end())?;
-        let setting = Box::new(setting);
         NOTER.note_into(&records, options.most_writes);
-        NOTER.stop_by(&setting, options.stop_after_dropping);
+        NOTER.stop_after(options.stop_after_dropping);
         let running = Running {
             setting,
             installed,
@@ -233,6 +237,8 @@ impl Drop for Watch {
 impl Running {
     fn end(mut self) -> Log {
         let is_parent = self.process == kernel::process();
+        // From here on the handler sets no register again.
+        let stopped_early = NOTER.stopped.swap(true, Ordering::SeqCst);
         let cleared = if is_parent {
             self.setting.clear_for_sure()
         } else {
@@ -247,7 +253,7 @@ impl Running {
         let (missed, closed) = match &mut *self.setting {
             Setting::Perf(events) if is_parent => (events.hits().saturating_sub(seen), events.close()),
             Setting::Perf(events) => (0, events.close()),
-            Setting::Ptrace(_) => (0, true),
+            Setting::Ptrace(_) => (u64::from(NOTER.step.is_under_way()), true),
         };
         let noted = NOTER.noted.load(Ordering::SeqCst);
         match cleared {
@@ -256,14 +262,16 @@ impl Running {
                 NOTER.retire();
                 self.installed.leave();
                 self._turn.keep();
+                // The handler goes on using it.
+                Box::leak(self.setting);
             }
         }
         // SAFETY: the noter has written so many from the start on, and no longer knows the region.
         let mut log = unsafe { Log::new(self.records, noted) };
         log.dropped = NOTER.dropped.load(Ordering::SeqCst);
         log.unknown = NOTER.unknown.load(Ordering::SeqCst);
-        log.missed = missed;
-        log.stopped_early = NOTER.stopped.load(Ordering::SeqCst);
+        log.missed = missed + NOTER.late.load(Ordering::SeqCst);
+        log.stopped_early = stopped_early;
         log.disturbed = !undisturbed || !closed;
         log.not_cleared = cleared.err().map(error);
         log
@@ -282,6 +290,7 @@ pub(crate) enum Setting {
 }
 
 impl Setting {
+    /// As yet nothing traps.
     fn new(way: Way, words: &[Word]) -> Result<Setting, Errno> {
         match way {
             Way::Perf => {
@@ -299,17 +308,58 @@ impl Setting {
             }
             Way::Ptrace => {
                 let stack = Region::new(helper::STACK_BYTES).map_err(|_| libc::ENOMEM)?;
-                match helper::write_registers(Registers::new(words), &stack) {
-                    Ok(()) => Ok(Setting::Ptrace(stack)),
-                    Err(error) => {
-                        if error == libc::ESRCH {
-                            // The helper was killed, maybe after it had set them.
-                            let _ = helper::write_registers(Registers::CLEAR, &stack);
-                        }
-                        Err(error)
-                    }
-                }
+                Ok(Setting::Ptrace(stack))
             }
+        }
+    }
+
+    /// Traps for the words that the noter knows, from now on.
+    fn begin(&self) -> Result<(), Errno> {
+        match self {
+            Setting::Perf(events) => {
+                events.renew(Words::MAX);
+                Ok(())
+            }
+            Setting::Ptrace(stack) => {
+                let result = helper::write_registers(Registers::new(&NOTER.words()), stack);
+                if result == Err(libc::ESRCH) {
+                    // The helper was killed, maybe after it had set them.
+                    let _ = helper::write_registers(Registers::CLEAR, stack);
+                }
+                result
+            }
+        }
+    }
+
+    /// Lets go of these words, by ptrace of all, until the instruction at `end` traps. `false` if there will be no such
+    /// trap; they are let go all the same. To be called by the handler, as are the next two.
+    pub(crate) fn step(&self, words: Words, end: usize) -> Result<bool, Errno> {
+        match self {
+            Setting::Perf(events) => Ok(events.step(words, end).is_ok()),
+            Setting::Ptrace(stack) => again(|| helper::write_registers(Registers::at(end), stack)).map(|()| true),
+        }
+    }
+
+    /// Lets go of these words, by ptrace of all.
+    pub(crate) fn let_go(&self, words: Words) -> Result<(), Errno> {
+        match self {
+            Setting::Perf(events) => {
+                events.let_go(words);
+                Ok(())
+            }
+            Setting::Ptrace(_) => self.clear_for_sure(),
+        }
+    }
+
+    /// The end of both.
+    pub(crate) fn watch_again(&self, words: Words) -> Result<(), Errno> {
+        match self {
+            Setting::Perf(events) => {
+                events.end_step();
+                events.renew(words);
+                Ok(())
+            }
+            Setting::Ptrace(stack) => again(|| helper::write_registers(Registers::new(&NOTER.words()), stack)),
         }
     }
 
@@ -324,22 +374,26 @@ impl Setting {
         }
     }
 
-    /// The same, again and again: there may be no room for one more process just now.
-    fn clear_for_sure(&self) -> Result<(), Errno> {
-        let mut result = self.clear();
-        for _ in 0..TRIES {
-            match result {
-                Err(libc::EAGAIN | libc::ENOMEM | libc::ESRCH) => std::thread::sleep(PAUSE),
-                _ => break,
-            }
-            result = self.clear();
-        }
-        result
+    pub(crate) fn clear_for_sure(&self) -> Result<(), Errno> {
+        again(|| self.clear())
     }
 }
 
+/// Does it again and again: there may be no room for one more process just now.
+fn again(work: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
+    let mut result = work();
+    for _ in 0..TRIES {
+        match result {
+            Err(libc::EAGAIN | libc::ENOMEM | libc::ESRCH) => std::thread::sleep(PAUSE),
+            _ => break,
+        }
+        result = work();
+    }
+    result
+}
+
 /// Sets the registers in one of the ways asked for.
-fn set(words: &[Word], options: &Options) -> Result<(Way, Setting), Refusal> {
+fn set(words: &[Word], options: &Options) -> Result<(Way, Box<Setting>), Refusal> {
     let mut refused = [None, None];
     for (way, refused) in [Way::Perf, Way::Ptrace].into_iter().zip(&mut refused) {
         if options.way.is_some_and(|only| only != way) {
@@ -347,8 +401,8 @@ fn set(words: &[Word], options: &Options) -> Result<(Way, Setting), Refusal> {
         }
         let result = prove(way).and_then(|is_proven| match is_proven {
             true => {
-                NOTER.begin(words, &values(words).map_err(|_| libc::EFAULT)?, options.capture);
-                Setting::new(way, words).map(Some)
+                let values = values(words).map_err(|_| libc::EFAULT)?;
+                begin(way, words, &values, options.capture).map(Some)
             }
             false => Ok(None),
         });
@@ -359,6 +413,19 @@ fn set(words: &[Word], options: &Options) -> Result<(Way, Setting), Refusal> {
         }
     }
     Err(refusal(refused))
+}
+
+fn begin(
+    way: Way,
+    words: &[Word],
+    values: &[u64; MOST_WORDS],
+    capture: Option<Capture>,
+) -> Result<Box<Setting>, Errno> {
+    NOTER.begin(words, values, capture);
+    let setting = Box::new(Setting::new(way, words)?);
+    NOTER.works_with(&setting);
+    setting.begin().inspect_err(|_| NOTER.end())?;
+    Ok(setting)
 }
 
 /// Whether a trap comes in this way. Tried once with a word of ours, since there are machines that let registers be set
@@ -372,11 +439,11 @@ fn prove(way: Way) -> Result<bool, Errno> {
             address: TRY.as_ptr() as usize,
             width: Width::Eight,
         };
-        NOTER.begin(&[word], &[0; MOST_WORDS], None);
-        let mut setting = Setting::new(way, &[word])?;
+        let mut setting = begin(way, &[word], &[0; MOST_WORDS], None)?;
         TRY.fetch_add(1, Ordering::SeqCst);
         let cleared = setting.clear_for_sure();
-        if let Setting::Perf(events) = &mut setting {
+        NOTER.end();
+        if let Setting::Perf(events) = &mut *setting {
             events.close();
         }
         cleared?;

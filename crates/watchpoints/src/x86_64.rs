@@ -6,10 +6,14 @@ use std::ffi::c_int;
 use std::mem::offset_of;
 
 use crate::kernel::{Errno, call};
+use crate::step::Next;
 use crate::watch::{MOST_WORDS, Width, Word};
 
 /// Whether this file knows how.
 pub(crate) const SUPPORTED: bool = true;
+
+/// Whether a trap comes before the write.
+pub(crate) const TRAPS_BEFORE: bool = false;
 
 /// What goes into the registers.
 #[derive(Clone, Copy)]
@@ -38,6 +42,11 @@ impl Registers {
             registers.control |= 1 << (2 * at) | (length << 2 | WRITES) << (16 + 4 * at);
         }
         registers
+    }
+
+    /// No step ever ends.
+    pub(crate) fn at(_: usize) -> Registers {
+        Registers::CLEAR
     }
 
     /// Writes them into a stopped thread that the caller traces. `EBUSY` where others are set already.
@@ -90,7 +99,14 @@ fn poke(thread: c_int, register: usize, value: usize) -> Result<(), Errno> {
     unsafe { call(libc::SYS_ptrace, arguments) }.map(drop)
 }
 
-/// Program counter, stack pointer and frame pointer.
-pub(crate) fn registers(context: &libc::ucontext_t) -> [usize; 3] {
-    [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP].map(|register| context.uc_mcontext.gregs[register as usize] as usize)
+/// Program counter, stack pointer and frame pointer; there is no link register.
+pub(crate) fn registers(context: &libc::ucontext_t) -> [usize; 4] {
+    let [pc, sp, fp] = [libc::REG_RIP, libc::REG_RSP, libc::REG_RBP];
+    let register = |register: c_int| context.uc_mcontext.gregs[register as usize] as usize;
+    [register(pc), register(sp), register(fp), 0]
+}
+
+/// Where the write ends that a trap at this address tells of.
+pub(crate) fn next(_program_counter: usize) -> Next {
+    Next::Done
 }

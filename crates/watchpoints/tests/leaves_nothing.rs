@@ -237,7 +237,9 @@ fn a_write_with_the_signal_blocked_comes_late_by_perf() {
         .iter()
         .map(|write| (write.before, write.after, write.stack))
         .collect();
-    assert_eq!((told, log.missed), (vec![(0, 1, 5), (1, 4, 0)], 2));
+    // On aarch64 it is not known how many there were after the first.
+    let missed = if cfg!(target_arch = "aarch64") { 1 } else { 2 };
+    assert_eq!((told, log.missed), (vec![(0, 1, 5), (1, 4, 0)], missed));
     drop(log);
     assert_ne!(State::now(), before, "what the program has blocked stays blocked");
     set_mask(libc::SIG_UNBLOCK);
@@ -346,7 +348,11 @@ fn descriptors_that_somebody_closed_are_missed_and_those_that_took_their_place_s
 #[test]
 fn a_handler_that_somebody_set_meanwhile_stays() {
     let _one = one();
-    for way in WAYS {
+    // On aarch64 by ptrace the write would trap for ever, as the documentation of the way says.
+    let ways = WAYS
+        .iter()
+        .filter(|way| **way == Way::Perf || cfg!(target_arch = "x86_64"));
+    for way in ways.copied() {
         on_own_thread(|| {
             SIGNALS.store(0, Ordering::SeqCst);
             let word = AtomicU64::new(0);
@@ -394,6 +400,9 @@ fn a_trap_that_is_not_ours_does_what_it_would_have_done() {
             // SAFETY: the trap of a breakpoint.
             #[cfg(target_arch = "x86_64")]
             "instruction" => unsafe { std::arch::asm!("int3") },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            "instruction" => unsafe { std::arch::asm!("brk #0") },
             // SAFETY: a signal to this process.
             "sent" | "sent and ignored" => unsafe {
                 libc::raise(libc::SIGTRAP);
