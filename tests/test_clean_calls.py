@@ -1,15 +1,13 @@
 """More than a hundred calls that leak nothing, and are not called a leak."""
 
 import json
-import os
 
 import clean_calls
 import packages
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 SCRIPT = clean_calls.__file__
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 import support
 from support import FAULTS, Fault, Python
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 #: The verdicts that are right for an outcome.
 RIGHT = {
     "leak": {"leak"},

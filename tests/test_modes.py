@@ -9,7 +9,7 @@ import pytest
 import support
 from manifest import find
 
-PYTHONS = support.pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else support.pythons()[:1]
+PYTHONS = support.everywhere()
 
 #: `PYTHONMALLOC` (Doc/using/cmdline), where the interpreter was built with what it takes.
 ALLOCATORS = {"pymalloc": "WITH_PYMALLOC", "malloc": "", "mimalloc": "WITH_MIMALLOC"}

@@ -1,14 +1,12 @@
 """The same wheel on every interpreter that is found here."""
 
 import json
-import os
 
 import packages
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 
 
 @pytest.fixture(params=PYTHONS, ids=str)
@@ -92,7 +90,7 @@ def test_the_library_returns_typed_objects(python):
         "assert again == report and str(again) == str(report)\n"
         "assert leaktight.check(zoo.twin_malloc).verdict == 'clean'\n"
     )
-    done = support.run(python, ["-c", code], paths=support.zoo_paths()[python.version])
+    done = support.run(python, ["-c", code], paths=support.zoo_of(python))
     assert done.returncode == 0, done.stderr
 
 

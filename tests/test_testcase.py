@@ -8,8 +8,7 @@ import textwrap
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 
 PREAMBLE = """
 import gc, os, pickle, sys, threading, unittest
@@ -46,7 +45,7 @@ def holds(request):
     def run(code: str, **more: object) -> str:
         python = request.param
         script = PREAMBLE + textwrap.dedent(code)
-        done = support.run(python, ["-W", "error", "-c", script], paths=support.zoo_paths()[python.version], **more)
+        done = support.run(python, ["-W", "error", "-c", script], paths=support.zoo_of(python), **more)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

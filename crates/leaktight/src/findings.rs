@@ -362,7 +362,7 @@ fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
         if let Some(name) = subject.type_name(block) {
             if group.is_head(block) {
                 kind.earlier_owner |= subject.may_be_handed_on(&name);
-                kind.in_cycle |= group.is_circular(block) && subject.list_links(block).is_none();
+                kind.in_cycle |= group.is_circular(block) && !subject.is_collected(block);
                 heads.insert(name.clone());
             }
             all.insert(name);

@@ -1,10 +1,14 @@
 //! Bringing the interpreter to rest, and leaving it as it was found.
 
+use std::time::Duration;
+
 use leaktight::{Frozen, MappedVec};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule};
+
+use crate::alone::is_free_threaded;
 
 /// The interpreter's garbage collector while a check runs. Everything that is alive at the start is
 /// frozen, so that the many collections of a check are nearly free.
@@ -37,17 +41,38 @@ impl AtRest {
     /// Collects garbage, which also empties the free lists, and clears the type cache, which keeps
     /// names alive by chance of their address.
     pub(crate) fn settle(&mut self, py: Python<'_>) {
-        // SAFETY: the GIL is held.
+        // SAFETY: attached to the interpreter.
         unsafe { ffi::PyType_ClearCache() };
+        if !is_free_threaded(py) {
+            self.collect(py);
+            return;
+        }
+        // While another thread collects, this one is told at once that there was nothing. What it has left behind may be
+        // too young for the other one, or not be freed yet; so there is something that only a collection of its own finds.
+        const PAUSE: Duration = Duration::from_micros(200);
+        const MOST: u32 = 5000;
+        for _ in 0..MOST {
+            let is_left = leave_garbage(py).is_ok();
+            if self.collect(py) > 0 || !is_left {
+                break;
+            }
+            py.detach(|| std::thread::sleep(PAUSE));
+        }
+    }
+
+    /// A full collection. How many objects it has found unreachable.
+    fn collect(&self, py: Python<'_>) -> usize {
         // Not PyGC_Collect, which does nothing where the user has switched the collector off.
-        // SAFETY: a callable and no arguments; the GIL is held.
+        // SAFETY: a callable and no arguments; attached to the interpreter.
         let result = unsafe { ffi::PyObject_CallObject(self.collect.as_ptr(), std::ptr::null_mut()) };
-        if result.is_null() {
-            // Only a callback of `gc.callbacks` can fail, and CPython reports that itself.
-            drop(PyErr::take(py));
-        } else {
-            // SAFETY: an owned reference that nobody else has.
-            unsafe { ffi::Py_DECREF(result) };
+        // SAFETY: an owned reference that nobody else has, or null.
+        match unsafe { Bound::from_owned_ptr_or_opt(py, result) } {
+            Some(count) => count.extract().unwrap_or(0),
+            None => {
+                // Only a callback of `gc.callbacks` can fail, and CPython reports that itself.
+                drop(PyErr::take(py));
+                0
+            }
         }
     }
 
@@ -112,15 +137,17 @@ impl FrozenHeap {
             return Ok(None);
         }
         freeze.call0()?;
+        if !is_known {
+            let _marker = PyList::empty(py).unbind();
+            return Ok(Some(FrozenHeap { list: None, _marker }));
+        }
         let marker = PyList::empty(py);
         freeze.call0()?;
         let last = PyList::empty(py);
         freeze.call0()?;
         let (first, second) = (marker.as_ptr() as usize, last.as_ptr() as usize);
         // SAFETY: two lists of our own, which the collector tracks; the GIL is held, and the layout is known.
-        let list = is_known
-            .then(|| unsafe { Frozen::find(first, second, before) })
-            .flatten();
+        let list = unsafe { Frozen::find(first, second, before) };
         Ok(Some(FrozenHeap {
             list,
             _marker: marker.unbind(),
@@ -152,11 +179,18 @@ pub(crate) fn freeze(py: Python<'_>) -> PyResult<Option<FrozenHeap>> {
     FrozenHeap::new(py)
 }
 
-/// "CPython 3.11.7".
+/// An object that only the collector frees.
+fn leave_garbage(py: Python<'_>) -> PyResult<()> {
+    let garbage = PyList::empty(py);
+    garbage.append(&garbage)
+}
+
+/// "CPython 3.11.7", or "CPython 3.14.7 (free-threaded)".
 pub(crate) fn name_and_version(py: Python<'_>) -> String {
     let version = py.version_info();
+    let build = if is_free_threaded(py) { " (free-threaded)" } else { "" };
     format!(
-        "CPython {}.{}.{}{}",
+        "CPython {}.{}.{}{}{build}",
         version.major,
         version.minor,
         version.patch,

@@ -198,6 +198,7 @@ fn handle_forks() {
             followed::unlock_after_fork();
             marks::unlock_after_fork();
             made::unlock_after_fork();
+            pymem::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
             FREED.unlock_after_fork();
