@@ -14,11 +14,13 @@ SCRIPT = clean_calls.__file__
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
 @pytest.mark.parametrize("requirement", [clean_calls.STANDARD, *clean_calls.WHEELS], ids=lambda name: name or "standard-library")
 def test_calls(python, requirement):
+    if python.is_free_threaded and requirement in clean_calls.WITH_A_GIL:
+        pytest.skip(f"{requirement} is not published for free-threaded CPython")
     expected = [call for call in clean_calls.CALLS if call[2] == requirement]
     paths = []
     if requirement:
         pins = clean_calls.wheels(requirement, python.version)
-        paths = [packages.wheels(f"clean-{requirement}", pins, python.version)]
+        paths = [packages.wheels(f"clean-{requirement}", pins, python.version, free_threaded=python.is_free_threaded)]
     done = support.run(python, ["-B", SCRIPT, requirement], paths=paths, timeout=300)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     judged = [(answer["setup"], answer["statement"], requirement) for answer in answers]

@@ -9,7 +9,7 @@ import sys
 import textwrap
 
 import pytest
-from support import everywhere, leaktight, run, zoo_of
+from support import everywhere, leaktight, pythons, run, zoo_of
 
 import left  # In the zoo's folder, which `support` has put on the path.
 
