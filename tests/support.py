@@ -163,9 +163,14 @@ def has_old_headers() -> bool:
     return any(zoo_build.probe(path).has_headers for path in older)
 
 
+def environment_of(python: Python, paths: list[str] = ()) -> dict[str, str]:
+    """With the package under test, and more folders, on the path."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([python.site, *paths]), "NO_COLOR": "1"}
+
+
 def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs an interpreter with the package under test, and more folders, on its path."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([python.site, *paths]), "NO_COLOR": "1", **more.pop("env", {})}
+    environment = {**environment_of(python, paths), **more.pop("env", {})}
     command = [python.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False, **more)
 

@@ -142,13 +142,18 @@ pub(crate) fn report<S: Subject>(
     }
     let doubt = (seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned());
     // Who asks for this alone must not take it for a pass.
-    let in_vain = not_done.first().filter(|_| is_fine && seen.checks == Checks::REFERENCES);
+    let in_vain = not_done
+        .first()
+        .filter(|_| is_fine && seen.checks == Checks::REFERENCES);
     let says_nothing = !seen.control.passed() || doubt.is_some() || in_vain.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
     } else if let Some(what) = in_vain {
-        (Verdict::Indeterminate, format!("what was asked for cannot be seen here: {what}"))
+        (
+            Verdict::Indeterminate,
+            format!("what was asked for cannot be seen here: {what}"),
+        )
     } else if let Some(doubt) = doubt {
         (Verdict::Indeterminate, doubt)
     } else if seen.outcome.verdict == verdict::Verdict::Leak && findings.is_empty() {

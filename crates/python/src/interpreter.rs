@@ -14,6 +14,8 @@ use crate::alone::is_free_threaded;
 /// frozen, so that the many collections of a check are nearly free.
 pub(crate) struct AtRest {
     collect: Py<PyAny>,
+    /// What it has returned last, if that is not to be freed before the next collection.
+    result: Option<Py<PyAny>>,
     frozen: Option<FrozenHeap>,
     gc: Py<PyModule>,
     debug_flags: Py<PyAny>,
@@ -28,6 +30,7 @@ impl AtRest {
         gc.call_method1("set_debug", (0,))?;
         let mut rest = AtRest {
             collect,
+            result: None,
             frozen: FrozenHeap::new(py)?,
             gc: gc.unbind(),
             debug_flags,
@@ -43,37 +46,54 @@ impl AtRest {
     pub(crate) fn settle(&mut self, py: Python<'_>) {
         // SAFETY: attached to the interpreter.
         unsafe { ffi::PyType_ClearCache() };
-        if !is_free_threaded(py) {
-            self.collect(py);
-            return;
+        match is_free_threaded(py) {
+            true => self.collect_beside_others(py),
+            false => drop(self.collect(py)),
         }
-        // While another thread collects, this one is told at once that there was nothing. What it has left behind may be
-        // too young for the other one, or not be freed yet; so there is something that only a collection of its own finds.
+    }
+
+    /// While another thread collects, this one is told at once that there was nothing. What it has left behind may be too
+    /// young for the other one, or not be freed yet; so there is something that only a collection of its own finds.
+    fn collect_beside_others(&mut self, py: Python<'_>) {
         const PAUSE: Duration = Duration::from_micros(200);
         const MOST: u32 = 5000;
         for _ in 0..MOST {
             let is_left = leave_garbage(py).is_ok();
-            if self.collect(py) > 0 || !is_left {
+            self.result = None;
+            // Others may leave thousands of objects. Their number, which `collect` returns, would be on a free list then, and
+            // the next one that a call leaks would be made of it, unseen. So it is not asked where this function will do.
+            // SAFETY: attached to the interpreter.
+            let mut found = unsafe { ffi::PyGC_Collect() };
+            if found == 0 && !self.is_enabled(py) {
+                self.result = self.collect(py);
+                let result = self.result.as_ref().and_then(|result| result.extract(py).ok());
+                found = result.unwrap_or(0);
+            }
+            if found > 0 || !is_left {
                 break;
             }
             py.detach(|| std::thread::sleep(PAUSE));
         }
     }
 
+    /// Whether the user has left the collector on.
+    fn is_enabled(&self, py: Python<'_>) -> bool {
+        let answer = self.gc.bind(py).call_method0("isenabled");
+        answer.is_ok_and(|answer| answer.is_truthy().unwrap_or(true))
+    }
+
     /// A full collection. How many objects it has found unreachable.
-    fn collect(&self, py: Python<'_>) -> usize {
+    fn collect(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         // Not PyGC_Collect, which does nothing where the user has switched the collector off.
         // SAFETY: a callable and no arguments; attached to the interpreter.
         let result = unsafe { ffi::PyObject_CallObject(self.collect.as_ptr(), std::ptr::null_mut()) };
         // SAFETY: an owned reference that nobody else has, or null.
-        match unsafe { Bound::from_owned_ptr_or_opt(py, result) } {
-            Some(count) => count.extract().unwrap_or(0),
-            None => {
-                // Only a callback of `gc.callbacks` can fail, and CPython reports that itself.
-                drop(PyErr::take(py));
-                0
-            }
+        let result = unsafe { Bound::from_owned_ptr_or_opt(py, result) };
+        if result.is_none() {
+            // Only a callback of `gc.callbacks` can fail, and CPython reports that itself.
+            drop(PyErr::take(py));
         }
+        result.map(Bound::unbind)
     }
 
     /// The collector's list of what is frozen; `None` where that is not known.
