@@ -29,6 +29,8 @@ FOLDER = BUILD / ("packages-newest" if NEWEST else "packages")
 #: Whose calls ours are measured by, and whose own tests are run here.
 PSUTIL = "psutil==7.2.2"
 PSLEAK = "psleak==0.1.6"
+#: The last version whose build without a GIL there are wheels for.
+NEWEST_FREE_THREADED = (3, 14)
 
 
 def wheels(name: str, requirements: Sequence[str], version: tuple[int, ...] = sys.version_info, *, free_threaded: bool = False) -> str:

@@ -147,14 +147,13 @@ def module_paths(python: Python) -> list[str]:
         if zoo_build.stale(library, [source / "library.c"]):
             zoo_build.compile_shared("cc", library, [source / "library.c"], ["-Wall", "-Wextra"])
         those = [zoo_build.probe(each.path) for each in ([python] if python.is_free_threaded else pythons())]
-        into = folder / python.name if python.is_free_threaded else folder
-        module = into / zoo_build.file_name("native_faults", those)
+        module = folder / zoo_build.file_name("native_faults", those)
         if zoo_build.stale(module, [source / "native_faults.c"]):
             include = zoo_build.oldest_with_headers(those).include
             # The functions of the C library's that the compiler knows are still to be called as they are written.
             flags = ["-Wall", "-Wextra", "-fno-builtin", f"-I{include}"]
             zoo_build.compile_shared("cc", module, [source / "native_faults.c"], flags)
-    return [*zoo_of(python), str(into), str(folder)]
+    return [*zoo_of(python), str(folder)]
 
 
 def has_old_headers() -> bool:

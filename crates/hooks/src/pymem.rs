@@ -1,6 +1,7 @@
 //! CPython's allocator hooks, for the MEM and OBJ domains.
 //!
-//! The RAW domain ends in `malloc`, whose slot is patched, so it needs no hook of its own.
+//! The RAW domain ends in `malloc`, where it is seen, so it needs no hook of its own; from 3.15 on it may end in mimalloc as the
+//! others do (without a GIL always), and has one then.
 //! `PyMem_GetAllocator` and `PyMem_SetAllocator` lie outside the stable ABI and are looked up
 //! at run time; both and `PyMemAllocatorEx` are unchanged from CPython 3.5 on (Doc/c-api/memory).
 
@@ -53,10 +54,15 @@ struct Domain {
     asking: AtomicUsize,
 }
 
-static DOMAINS: [Domain; 2] = [
+static DOMAINS: [Domain; 3] = [
     Domain::new(1, Family::PyMem, Allocator::ours::<0>()),
     Domain::new(2, Family::PyObject, Allocator::ours::<1>()),
+    Domain::new(RAW, Family::PyMem, Allocator::ours::<2>()),
 ];
+
+const RAW: c_int = 0;
+/// What the RAW domain allocates is not seen elsewhere.
+static RAW_IS_APART: AtomicBool = AtomicBool::new(false);
 
 static NONE: Allocator = Allocator {
     context: std::ptr::null_mut(),
@@ -99,7 +105,8 @@ fn access() -> Option<(Access, Access)> {
 /// installs or removes.
 pub(crate) unsafe fn install() {
     let Some((get, set)) = access() else { return };
-    for domain in &DOMAINS {
+    let raw_is_apart = RAW_IS_APART.load(Ordering::Relaxed);
+    for domain in DOMAINS.iter().filter(|domain| domain.number != RAW || raw_is_apart) {
         let mut now = NONE;
         // SAFETY: attached, as CPython wants it; `now` outlives the call.
         unsafe { get(domain.number, &mut now) };
@@ -121,6 +128,32 @@ pub(crate) unsafe fn install() {
         fence(Ordering::SeqCst);
         // SAFETY: `ours` has the right signatures and lives forever.
         unsafe { set(domain.number, &mut ours) };
+    }
+}
+
+/// Finds out whether what the RAW domain allocates is seen, and stands in front of it if not. `is_seen` says whether what it
+/// runs has left a block in the live set.
+///
+/// # Safety
+///
+/// As for `install`.
+pub(crate) unsafe fn install_raw(is_seen: impl FnOnce(&mut dyn FnMut()) -> bool) {
+    let Some((get, _)) = access() else { return };
+    let mut now = NONE;
+    // SAFETY: as in `install`.
+    unsafe { get(RAW, &mut now) };
+    let (Some(malloc), Some(free)) = (now.malloc, now.free) else {
+        return;
+    };
+    let mut block = std::ptr::null_mut();
+    // SAFETY: the allocator that stands there; the block is freed below.
+    let is_seen = is_seen(&mut || block = unsafe { malloc(now.context, 1) });
+    // SAFETY: as above.
+    unsafe { free(now.context, block) };
+    if !is_seen && !block.is_null() {
+        RAW_IS_APART.store(true, Ordering::Relaxed);
+        // SAFETY: by the caller's promise.
+        unsafe { install() };
     }
 }
 
