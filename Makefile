@@ -12,7 +12,7 @@ PLUGIN_TESTS := $(wildcard tests/test_pytest_*.py)
 NEWEST := $(shell sed -nE 's/^([a-z-]+)==[^;]*(; python_version >= .*)?$$/\1/p' tests/requirements.txt)
 RUST := $(shell find crates -name '*.rs') Cargo.toml Cargo.lock $(wildcard crates/*/Cargo.toml)
 
-.PHONY: help demo test test-rust test-python test-thorough test-pythons test-pytests test-pytests-quick test-newest test-newer test-aarch64 check bench bench-suites sanitize soak mutants check-platforms clean
+.PHONY: help demo test test-rust test-python test-thorough test-pythons test-free-threaded check-free-threaded test-pytests test-pytests-quick test-newest test-newer test-aarch64 check bench bench-suites sanitize soak mutants check-platforms clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -34,10 +34,24 @@ test-python: $(SITE)/.done ## behaviour tests with the default interpreter
 test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out, because they only repeat or sweep
 	$(PYTEST) -m thorough
 
-test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.15 that is found here
+test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.15 that is found here, with a GIL and without
 	LEAKTIGHT_PYTHONS=all $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
-		tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py
+		tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py tests/test_free_threaded.py
+
+test-free-threaded: $(SITE)/.done ## the same tests without a GIL, on CPython 3.14t and 3.15t where they are on PATH or pyenv's; says what was not run
+	LEAKTIGHT_PYTHONS=free-threaded $(PYTEST) tests/test_free_threaded.py tests/test_zoo.py tests/test_clean_calls.py \
+		tests/test_pythons.py tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py
+
+# A file with what the build would ask an interpreter, since there may be none here.
+check-free-threaded: ## compile the module for interpreters without a GIL, as far as types: needs none
+	@for version in 3.14 3.15; do \
+		folder=$(CURDIR)/build/free-threaded/check-$$version; mkdir -p $$folder; \
+		printf 'version=%s\nbuild_flags=Py_GIL_DISABLED\n' $$version >$$folder/config; \
+		echo "cargo check for CPython $${version}t"; \
+		PYO3_CONFIG_FILE=$$folder/config CARGO_TARGET_DIR=$$folder \
+			cargo clippy --quiet --locked -p leaktight-python -- -D warnings || exit 1; \
+	done
 
 test-pytests: $(SITE)/.done ## the pytest plugin with the oldest, a middle and the newest pytest, on CPython 3.9 and 3.13
 	LEAKTIGHT_SITE=$(SITE) $(PY) tests/pytests.py
@@ -62,7 +76,7 @@ test-aarch64: $(VENV)/.done ## the wheel for aarch64, emulated by qemu with Debi
 check: ## what CI runs: formatting, lints, and all tests on all interpreters
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --release --quiet -- -D warnings
-	$(MAKE) test test-thorough test-pythons test-pytests-quick
+	$(MAKE) check-free-threaded test test-thorough test-pythons test-pytests-quick
 
 check-platforms: ## the heap crate on every platform: checked for each, run where this machine can
 	tests/check-platforms.sh

@@ -32,6 +32,8 @@ WHEELS = {
     "orjson": {(3, 9): ["orjson==3.11.5"]},
     "ujson": {(3, 9): ["ujson==5.11.0"], (3, 10): ["ujson==6.1.0"]},
 }
+#: Those that nobody publishes for interpreters without one.
+WITH_A_GIL = {"orjson"}
 
 
 def caught(statement: str, exception: str) -> str:

@@ -36,6 +36,8 @@ def pytest_terminal_summary(terminalreporter):
     if os.environ.get("LEAKTIGHT_PYTHONS") == "all":
         found = {python.version for python in support.pythons()}
         missing += [f"CPython {major}.{minor}: neither pyenv nor /usr/bin has it" for major, minor in support.SUPPORTED if (major, minor) not in found]
+    found = {python.version for python in support.free_threaded()}
+    missing += [f"free-threaded CPython {major}.{minor}t: neither PATH nor pyenv has it" for major, minor in support.FREE_THREADED if (major, minor) not in found]
     if not any(support.built_with(python)["jit"] for python in support.pythons()):
         missing.append("compiled loops (PYTHON_JIT=1): no CPython with a JIT compiler is here")
     if not support.has_old_headers():

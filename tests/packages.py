@@ -29,17 +29,22 @@ FOLDER = BUILD / ("packages-newest" if NEWEST else "packages")
 #: Whose calls ours are measured by, and whose own tests are run here.
 PSUTIL = "psutil==7.2.2"
 PSLEAK = "psleak==0.1.6"
+#: The last version whose build without a GIL there are wheels for.
+NEWEST_FREE_THREADED = (3, 14)
 
 
-def wheels(name: str, requirements: Sequence[str], version: tuple[int, ...] = sys.version_info) -> str:
-    """A folder for sys.path with these wheels (and options of pip's), for an interpreter of that version."""
+def wheels(name: str, requirements: Sequence[str], version: tuple[int, ...] = sys.version_info, *, free_threaded: bool = False) -> str:
+    """A folder for sys.path with these wheels (and options of pip's), for an interpreter of that version, with a GIL or not."""
     if NEWEST:
         requirements = [re.sub("==[^;]*", "", requirement) for requirement in requirements if requirement != "--no-deps"]
     dotted = "{}.{}".format(*version)
-    folder = FOLDER / dotted / name
+    folder = FOLDER / (dotted + "t" * free_threaded) / name
     with installed_once(folder, "\n".join(requirements)) as missing:
         if missing:
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+            if free_threaded:
+                # What is pure Python, too.
+                pip += ["--abi", f"cp{dotted.replace('.', '')}t", "--abi", "none", "--implementation", "cp"]
             get([*pip, "--python-version", dotted, "--target", str(folder), *requirements], ", ".join(requirements))
     return str(folder)
 

@@ -6,8 +6,10 @@ import functools
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,6 +25,8 @@ from faults import FAULTS, Fault  # noqa: E402,F401
 from manifest import CASES, Case  # noqa: E402,F401
 
 SUPPORTED = [(3, minor) for minor in range(9, 16)]
+#: Those of them that are served without a GIL, too.
+FREE_THREADED = [(3, 14), (3, 15)]
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,21 @@ class Python:
 
     path: str
     version: tuple[int, int]
+    is_free_threaded: bool = False
 
     def __str__(self) -> str:
         where = "system-" if self.path.startswith("/usr/bin/") else ""
-        return f"{where}{self.version[0]}.{self.version[1]}"
+        return f"{where}{self.name}"
+
+    @property
+    def name(self) -> str:
+        """The version, as builds are called."""
+        return f"{self.version[0]}.{self.version[1]}{'t' if self.is_free_threaded else ''}"
+
+    @property
+    def site(self) -> str:
+        """A folder with the package under test."""
+        return free_threaded_site(self) if self.is_free_threaded else os.environ.get("LEAKTIGHT_SITE", str(ROOT / "python"))
 
 
 @functools.lru_cache(maxsize=None)
@@ -44,21 +59,64 @@ def pythons() -> list[Python]:
     found = [Python(sys.executable, sys.version_info[:2])]
     candidates = sorted(glob.glob(str(home / "versions" / "3.*" / "bin" / "python3")))
     candidates += [f"/usr/bin/python3.{minor}" for _, minor in SUPPORTED]
-    for path in candidates:
-        version = _version(path)
-        system = path.startswith("/usr/bin/")
-        known = [python.version for python in found if python.path.startswith("/usr/bin/") == system]
-        if version in SUPPORTED and version not in known:
-            found.append(Python(path, version))
+    for python in filter(None, map(_python, candidates)):
+        system = python.path.startswith("/usr/bin/")
+        known = [known.version for known in found if known.path.startswith("/usr/bin/") == system]
+        if not python.is_free_threaded and python.version in SUPPORTED and python.version not in known:
+            found.append(python)
     return found
 
 
-def _version(path: str) -> Optional[tuple[int, int]]:
+@functools.lru_cache(maxsize=None)
+def free_threaded() -> list[Python]:
+    """Interpreters without a GIL, one of each supported version: on PATH, or pyenv's."""
+    home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    candidates = [shutil.which(f"python3.{minor}t") for _, minor in FREE_THREADED]
+    candidates += sorted(glob.glob(str(home / "versions" / "3.*t*" / "bin" / "python3")))
+    found: dict[tuple[int, int], Python] = {}
+    for python in filter(None, map(_python, filter(None, candidates))):
+        if python.is_free_threaded and python.version in FREE_THREADED:
+            found.setdefault(python.version, python)
+    return list(found.values())
+
+
+def everywhere() -> list[Python]:
+    """The interpreters that a test is to be run on: the running one, or with LEAKTIGHT_PYTHONS all, or those without a GIL."""
+    asked = os.environ.get("LEAKTIGHT_PYTHONS")
+    if asked == "free-threaded":
+        return free_threaded()
+    return [*pythons(), *free_threaded()] if asked == "all" else pythons()[:1]
+
+
+def _python(path: str) -> Optional[Python]:
     if not os.access(path, os.X_OK):
         return None
-    ask = "import sys; print(sys.implementation.name, *sys.version_info[:2])"
+    ask = "import sys; print(sys.implementation.name, *sys.version_info[:2], 't' in sys.abiflags)"
     answer = subprocess.run([path, "-c", ask], capture_output=True, text=True, check=False).stdout.split()
-    return (int(answer[1]), int(answer[2])) if answer[:1] == ["cpython"] else None
+    return Python(path, (int(answer[1]), int(answer[2])), answer[3] == "True") if answer[:1] == ["cpython"] else None
+
+
+@functools.lru_cache(maxsize=None)
+def free_threaded_site(python: Python) -> str:
+    """A folder with the package, built for an interpreter without a GIL, as the stable ABI of the others does not serve it."""
+    folder = BUILD / "free-threaded" / python.name
+    site, done = folder / "site", folder / ".done"
+    sources = [ROOT / "pyproject.toml", ROOT / "Cargo.toml", ROOT / "Cargo.lock"]
+    sources += [path for top in ("crates", "python") for path in (ROOT / top).rglob("*") if path.suffix in (".rs", ".toml", ".py")]
+    with zoo_build.locked(folder):
+        if zoo_build.stale(done, sources):
+            # Not optimised across crates, which would take minutes.
+            quick = {"CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
+            target = ["--target-dir", str(BUILD / "free-threaded" / "target"), "--out", str(folder / "wheels")]
+            command = [sys.executable, "-m", "maturin", "build", "--release", "--quiet", "--interpreter", python.path, *target]
+            shutil.rmtree(folder / "wheels", ignore_errors=True)
+            zoo_build.run(command, f"the package could not be built for {python.path}", quick, cwd=ROOT)
+            (wheel,) = (folder / "wheels").glob("*.whl")
+            shutil.rmtree(site, ignore_errors=True)
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(site)
+            done.touch()
+    return str(site)
 
 
 @functools.lru_cache(maxsize=None)
@@ -73,6 +131,14 @@ def zoo_paths() -> dict[tuple[int, int], list[str]]:
 
 
 @functools.lru_cache(maxsize=None)
+def zoo_of(python: Python) -> list[str]:
+    """Folders with the zoo's modules for an interpreter."""
+    if python.is_free_threaded:
+        return zoo_build.build(BUILD / "zoo", [python.path])[python.name]
+    return zoo_paths()[python.version]
+
+
+@functools.lru_cache(maxsize=None)
 def module_paths(python: Python) -> list[str]:
     """Folders with the zoo's modules and the faults' for an interpreter."""
     folder, source = BUILD / "faults", ROOT / "tests" / "faults"
@@ -80,13 +146,14 @@ def module_paths(python: Python) -> list[str]:
         library = folder / "library.so"
         if zoo_build.stale(library, [source / "library.c"]):
             zoo_build.compile_shared("cc", library, [source / "library.c"], ["-Wall", "-Wextra"])
-        module = folder / "native_faults.abi3.so"
+        those = [zoo_build.probe(each.path) for each in ([python] if python.is_free_threaded else pythons())]
+        module = folder / zoo_build.file_name("native_faults", those)
         if zoo_build.stale(module, [source / "native_faults.c"]):
-            include = zoo_build.oldest_with_headers([zoo_build.probe(each.path) for each in pythons()]).include
+            include = zoo_build.oldest_with_headers(those).include
             # The functions of the C library's that the compiler knows are still to be called as they are written.
             flags = ["-Wall", "-Wextra", "-fno-builtin", f"-I{include}"]
             zoo_build.compile_shared("cc", module, [source / "native_faults.c"], flags)
-    return [*zoo_paths()[python.version], str(folder)]
+    return [*zoo_of(python), str(folder)]
 
 
 def has_old_headers() -> bool:
@@ -95,10 +162,14 @@ def has_old_headers() -> bool:
     return any(zoo_build.probe(path).has_headers for path in older)
 
 
+def environment_of(python: Python, paths: list[str] = ()) -> dict[str, str]:
+    """With the package under test, and more folders, on the path."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([python.site, *paths]), "NO_COLOR": "1"}
+
+
 def run(python: Python, arguments: list[str], *, paths: list[str] = (), timeout: float = 120, **more: Any) -> subprocess.CompletedProcess[str]:
     """Runs an interpreter with the package under test, and more folders, on its path."""
-    package = os.environ.get("LEAKTIGHT_SITE", str(ROOT / "python"))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([package, *paths]), "NO_COLOR": "1", **more.pop("env", {})}
+    environment = {**environment_of(python, paths), **more.pop("env", {})}
     command = [python.path, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False, **more)
 
@@ -142,7 +213,8 @@ def complaint(python: Python, case: Case, report: dict[str, Any]) -> str:
     extra = [frame_text(other["stack"][:1]) for other in report["findings"] if other is not finding]
     if extra and case.name not in MORE_THAN_ONE:
         return f"more than one finding: {extra}"
-    for what, expected in (("blocks", case.blocks(python.version)), ("bytes", case.bytes(python.version))):
+    version = (*python.version, "t") if python.is_free_threaded else python.version
+    for what, expected in (("blocks", case.blocks(version)), ("bytes", case.bytes(version))):
         if expected is not None and not _equal(finding[f"{what}_per_call"], expected, case):
             return f"{what} per call: {finding[f'{what}_per_call']}, not {float(expected)}"
     if case.certainty and finding["certainty"] != case.certainty:

@@ -1,26 +1,26 @@
 """More than a hundred calls that leak nothing, and are not called a leak."""
 
 import json
-import os
 
 import clean_calls
 import packages
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 SCRIPT = clean_calls.__file__
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
 @pytest.mark.parametrize("requirement", [clean_calls.STANDARD, *clean_calls.WHEELS], ids=lambda name: name or "standard-library")
 def test_calls(python, requirement):
+    if requirement and python.is_free_threaded and (requirement in clean_calls.WITH_A_GIL or python.version > packages.NEWEST_FREE_THREADED):
+        pytest.skip(f"{requirement} is not published for {python}")
     expected = [call for call in clean_calls.CALLS if call[2] == requirement]
     paths = []
     if requirement:
         pins = clean_calls.wheels(requirement, python.version)
-        paths = [packages.wheels(f"clean-{requirement}", pins, python.version)]
+        paths = [packages.wheels(f"clean-{requirement}", pins, python.version, free_threaded=python.is_free_threaded)]
     done = support.run(python, ["-B", SCRIPT, requirement], paths=paths, timeout=300)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     judged = [(answer["setup"], answer["statement"], requirement) for answer in answers]

@@ -9,11 +9,11 @@ import sys
 import textwrap
 
 import pytest
-from support import leaktight, pythons, run, zoo_paths
+from support import everywhere, leaktight, pythons, run, zoo_of
 
 import left  # In the zoo's folder, which `support` has put on the path.
 
-PYTHONS = pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else pythons()[:1]
+PYTHONS = everywhere()
 
 #: Code before, the call, and what must be found: kind, things per call, a word of the message.
 LEAKS = {
@@ -255,7 +255,7 @@ finally:
 def judge_zoo(python, tmp_path, case: left.Left) -> tuple[dict, dict]:
     """What was measured, and the report."""
     script = ZOO_SCRIPT.format(zoo=os.path.dirname(left.__file__), setup=left.SETUP, statement=case.statement)
-    result = run(python, ["-c", script], paths=zoo_paths()[python.version], env={"TMPDIR": str(tmp_path)})
+    result = run(python, ["-c", script], paths=zoo_of(python), env={"TMPDIR": str(tmp_path)})
     _, marker, text = result.stdout.partition("JSON ")
     assert marker, result.stdout + result.stderr
     return json.loads(text)

@@ -381,6 +381,10 @@ def test_what_cannot_be_done_here_is_told_everywhere(python, tmp_path):
     assert len(report["not_done"]) == 1 and report["not_done"][0].startswith("leaked references"), report
     assert "not seen here: leaked references" in text(python, "", "len('')", env=env())
     assert "not_done" not in json.loads(leaktight(python, "check", "--json", "--checks", "memory", "len('')", env=env()).stdout)
+    # Nothing was looked at then.
+    done = leaktight(python, "check", "--json", "--checks", "references", "len('')", env=env())
+    report = json.loads(done.stdout)
+    assert done.returncode == 3 and report["reason"] == f"what was asked for cannot be seen here: {report['not_done'][0]}", report
     done = run(python, ["-c", TEST_CASE], env=env())
     assert done.returncode == 0, done.stderr
     if python == pythons()[0]:

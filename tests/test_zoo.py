@@ -1,13 +1,11 @@
 """Every leak of the zoo is found at its exact size and line, and no twin is called one."""
 
 import json
-import os
 
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.everywhere()
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=str)

@@ -10,11 +10,14 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if "t" in sys.abiflags:
-    # Nor does pip install it there, or its build succeed (crates/python/build.rs): somebody has copied it.
-    raise ImportError(
-        "Leaktight does not support free-threaded CPython, whose objects and allocators are others: install it for a "
-        "CPython with a GIL (such as python3.14, not python3.14t)"
-    )
+    from importlib.util import find_spec
+
+    # pip installs what was built for it: somebody has copied what serves interpreters with a GIL.
+    if find_spec("leaktight._core") is None:
+        raise ImportError(
+            "this copy of Leaktight serves CPython with a GIL: install it with the pip of this interpreter, if that is "
+            "free-threaded CPython 3.14 or later"
+        )
 
 if TYPE_CHECKING:
     from leaktight._check import CHECKS, check

@@ -1,6 +1,9 @@
 /* The extension module `native_faults`: code that goes to the allocator, or past it, by ways that are easily overlooked; that
  * asks much of whoever reads memory; and look-alikes. faults.py says what is true of each. */
+#include <pyconfig.h> /* Says whether the interpreter has a GIL. */
+#ifndef Py_GIL_DISABLED
 #define Py_LIMITED_API 0x03090000 /* One .so for every version. */
+#endif
 #define PY_SSIZE_T_CLEAN
 #include <Python.h> /* First: it defines _GNU_SOURCE, for dlmopen and others. */
 
@@ -599,5 +602,10 @@ PyMODINIT_FUNC PyInit_native_faults(void)
     if (on_heap == NULL)
         return PyErr_NoMemory();
     fill(on_heap, &in_data);
-    return PyModule_Create(&definition);
+    PyObject *module = PyModule_Create(&definition);
+#ifdef Py_GIL_DISABLED
+    if (module != NULL)
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
 }

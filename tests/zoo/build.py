@@ -2,6 +2,7 @@
 
 DIR/abi3/   zoo, zoo_left, zoo_refs, zoo_cpp and zoo_rs: one stable-ABI file each, for every CPython
 DIR/X.Y/    zoo_cy, compiled for CPython X.Y
+DIR/X.Yt/   all of them, compiled for free-threaded CPython X.Y, which knows no stable ABI
 DIR/meter/  libmeter.so, the preloaded malloc that smoke.py counts with
 
 Only what is older than its sources is built again.
@@ -42,9 +43,13 @@ class Interpreter:
     """What a build needs to know of one CPython."""
 
     executable: str
-    version: str  # "3.12"
+    version: str  # "3.12", or "3.14t" without a GIL
     include: Path
     extension_suffix: str
+
+    @property
+    def is_free_threaded(self) -> bool:
+        return self.version.endswith("t")
 
     @property
     def has_headers(self) -> bool:
@@ -56,7 +61,7 @@ def build(
     pythons: Sequence[str],
     languages: Iterable[str] = LANGUAGES,
 ) -> dict[str, list[str]]:
-    """Builds what is missing or stale; returns sys.path entries by "X.Y".
+    """Builds what is missing or stale; returns sys.path entries by "X.Y" or "X.Yt".
 
     `zoo_cy` is left out for a version none of whose interpreters has headers.
     Safe to call from several processes at once: the builds queue on a lock.
@@ -69,20 +74,25 @@ def build(
     interpreters = [probe(python) for python in pythons]
     if not interpreters:
         raise BuildError("no interpreter to build for")
+    abi3 = out / "abi3"
+    together = [interpreter for interpreter in interpreters if not interpreter.is_free_threaded]
+    folders_for = [(out / interpreter.version, [interpreter]) for interpreter in interpreters if interpreter.is_free_threaded]
+    if together:
+        folders_for.append((abi3, together))
     with locked(out):
-        abi3 = out / "abi3"
         build_meter(out)
-        if "c" in languages:
-            build_c(abi3, interpreters)
-        if "c++" in languages:
-            build_cpp(abi3, interpreters)
-        if "rust" in languages:
-            build_rust(out, abi3, interpreters)
+        for folder, those in folders_for:
+            if "c" in languages:
+                build_c(folder, those)
+            if "c++" in languages:
+                build_cpp(folder, those)
+            if "rust" in languages:
+                build_rust(out, folder, those)
         if "cython" in languages:
             build_cython(out, interpreters)
     paths = {}
     for interpreter in interpreters:
-        folders = [out / interpreter.version, abi3]
+        folders = [out / interpreter.version, *([] if interpreter.is_free_threaded else [abi3])]
         paths[interpreter.version] = [str(folder) for folder in folders if folder.is_dir()]
     return paths
 
@@ -96,14 +106,14 @@ def probe(python: str) -> Interpreter:
     """Asks the interpreter at `python` about itself."""
     question = (
         "import json, sys, sysconfig; print(json.dumps(["
-        "sys.executable, '%d.%d' % sys.version_info[:2], sysconfig.get_path('include'),"
+        "sys.executable, '%d.%d' % sys.version_info[:2] + 't' * bool(sysconfig.get_config_var('Py_GIL_DISABLED')), sysconfig.get_path('include'),"
         "sysconfig.get_config_var('EXT_SUFFIX'), sys.implementation.name]))"
     )
     answer = run([python, "-c", question], f"{python} does not run as a Python interpreter")
     executable, version, include, suffix, implementation = json.loads(answer)
     if implementation != "cpython":
         raise BuildError(f"{python} is {implementation}; the zoo is for CPython")
-    if tuple(map(int, version.split("."))) < (3, 9):
+    if numbers(version) < (3, 9):
         raise BuildError(f"{python} is CPython {version}; the zoo needs 3.9 or later")
     return Interpreter(executable, version, Path(include), suffix)
 
@@ -115,15 +125,15 @@ def build_meter(out: Path) -> None:
         compile_shared("cc", target, [source], [])
 
 
-def build_c(abi3: Path, interpreters: Sequence[Interpreter]) -> None:
+def build_c(into: Path, interpreters: Sequence[Interpreter]) -> None:
     folder = HERE / "c"
     references, left = set(folder.glob("zoo_refs*.c")), {folder / "zoo_left.c"}
     modules = {"zoo": set(folder.glob("zoo*.c")) - references - left, "zoo_left": left, "zoo_refs": references}
     for name, sources in modules.items():
-        target = abi3 / f"{name}.abi3.so"
+        target = into / file_name(name, interpreters)
         if stale(target, [*sources, *folder.glob("*.h")]):
             oldest = oldest_with_headers(interpreters)
-            if name == "zoo_refs" and version_key(oldest) >= IMMORTAL_OBJECTS:
+            if name == "zoo_refs" and version_key(oldest) >= IMMORTAL_OBJECTS and not oldest.is_free_threaded:
                 print(
                     f"zoo: zoo_refs is compiled against the headers of CPython {oldest.version}: with these no extension "
                     "moves the counts of immortal objects, so the cases that do are not tried; give an older --python",
@@ -132,29 +142,30 @@ def build_c(abi3: Path, interpreters: Sequence[Interpreter]) -> None:
             compile_shared("cc", target, sorted(sources), ["-Wall", "-Wextra", f"-I{oldest.include}", "-lrt", "-lutil"])
 
 
-def build_cpp(abi3: Path, interpreters: Sequence[Interpreter]) -> None:
+def build_cpp(into: Path, interpreters: Sequence[Interpreter]) -> None:
     source = HERE / "cpp" / "zoo_cpp.cpp"
-    target = abi3 / "zoo_cpp.abi3.so"
+    target = into / file_name("zoo_cpp", interpreters)
     if stale(target, [source]):
         include = oldest_with_headers(interpreters).include
         compile_shared("c++", target, [source], ["-std=c++17", "-Wall", "-Wextra", f"-I{include}"])
 
 
-def build_rust(out: Path, abi3: Path, interpreters: Sequence[Interpreter]) -> None:
+def build_rust(out: Path, into: Path, interpreters: Sequence[Interpreter]) -> None:
     folder = HERE / "rust"
     sources = [folder / "Cargo.toml", folder / "Cargo.lock", *folder.glob("src/*.rs")]
-    target = abi3 / "zoo_rs.abi3.so"
+    target = into / file_name("zoo_rs", interpreters)
     if not stale(target, sources):
         return
     cargo = os.environ.get("CARGO", "cargo")
+    built = out / ("cargo-free-threaded" if interpreters[0].is_free_threaded else "cargo")
     environment = {
-        "CARGO_TARGET_DIR": str(out / "cargo"),
+        "CARGO_TARGET_DIR": str(built),
         "PYO3_PYTHON": min(interpreters, key=version_key).executable,
     }
     command = [cargo, "build", "--release", "--locked", "--manifest-path", str(folder / "Cargo.toml")]
     # In its own folder: a .cargo/config.toml or toolchain file there applies.
     run(command, "cargo could not build zoo-rust", environment, cwd=folder)
-    install(out / "cargo" / "release" / "libzoo_rs.so", target)
+    install(built / "release" / "libzoo_rs.so", target)
 
 
 def build_cython(out: Path, interpreters: Sequence[Interpreter]) -> None:
@@ -221,7 +232,17 @@ def oldest_with_headers(interpreters: Sequence[Interpreter]) -> Interpreter:
 
 
 def version_key(interpreter: Interpreter) -> tuple[int, ...]:
-    return tuple(map(int, interpreter.version.split(".")))
+    return numbers(interpreter.version)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.rstrip("t").split(".")))
+
+
+def file_name(module: str, interpreters: Sequence[Interpreter]) -> str:
+    """The file of a module that serves all of these, or the one that there is without a GIL."""
+    first = interpreters[0]
+    return module + (first.extension_suffix if first.is_free_threaded else ".abi3.so")
 
 
 def compile_shared(kind: str, target: Path, sources: Sequence[Path], flags: Sequence[str]) -> None:
@@ -297,7 +318,7 @@ def main() -> int:
     except BuildError as error:
         print(f"zoo: {error}", file=sys.stderr)
         return 1
-    for version, folders in sorted(paths.items(), key=lambda item: tuple(map(int, item[0].split(".")))):
+    for version, folders in sorted(paths.items(), key=lambda item: numbers(item[0])):
         print(f"{version}: {os.pathsep.join(folders)}")
     return 0
 

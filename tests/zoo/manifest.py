@@ -2,7 +2,8 @@
 
 Figures are what the caller asked of the allocator, not what the allocator
 rounds up to. Those of Python objects include the 16 byte GC head that precedes
-every object of a GC type, and hold for 64-bit builds without Py_DEBUG.
+every object of a GC type, or the 16 bytes by which every head is longer without
+a GIL, and hold for 64-bit builds without Py_DEBUG.
 smoke.py measures every figure on every interpreter.
 """
 
@@ -16,7 +17,10 @@ from typing import Callable, Optional, Union
 
 HERE = Path(__file__).resolve().parent
 
-Version = tuple[int, ...]
+#: sys.version_info, or (3, 14, "t") without a GIL.
+Version = tuple[Union[int, str], ...]
+#: Of the running interpreter.
+THIS: Version = sys.version_info[:2] + (("t",) if "t" in getattr(sys, "abiflags", "") else ())
 Amount = Union[None, int, Fraction, Callable[[Version], int]]
 
 
@@ -34,7 +38,7 @@ class Case:
     verdict: str
     #: Exact, per call, as an average where it is a fraction; 0 for twins. None
     #: where there is no exact figure: the note says why. A callable takes
-    #: sys.version_info of the interpreter.
+    #: the version of the interpreter.
     blocks_per_call: Amount
     bytes_per_call: Amount
     #: The innermost frame of the zoo's own source on the stack of the leaking
@@ -66,11 +70,11 @@ class Case:
         """The number of the leaking line: the only one that ends in `marker`."""
         return None if self.marker is None or self.file is None else marked_line(self.file, self.marker)
 
-    def blocks(self, version: Version = sys.version_info) -> Union[None, int, Fraction]:
+    def blocks(self, version: Version = THIS) -> Union[None, int, Fraction]:
         """blocks_per_call for an interpreter of that version."""
         return self.blocks_per_call(version) if callable(self.blocks_per_call) else self.blocks_per_call
 
-    def bytes(self, version: Version = sys.version_info) -> Union[None, int, Fraction]:
+    def bytes(self, version: Version = THIS) -> Union[None, int, Fraction]:
         """bytes_per_call for an interpreter of that version."""
         return self.bytes_per_call(version) if callable(self.bytes_per_call) else self.bytes_per_call
 
@@ -91,7 +95,13 @@ def find(name: str) -> Case:
 
 # Sizes of Python objects, as asked of PyObject_Malloc (Include/cpython/*.h).
 
-GC_HEAD = 16  # PyGC_Head: two pointers.
+# PyGC_Head: two pointers. Without a GIL no object has one, and every object's own head is as much longer.
+GC_HEAD = 16
+
+
+def plain(version: Version) -> int:
+    """By how much objects without a GC head are longer than with a GIL."""
+    return 16 if version[2:3] == ("t",) else 0
 
 
 def dict_keys(version: Version) -> int:
@@ -103,7 +113,7 @@ def dict_keys(version: Version) -> int:
 
 def ascii_str(version: Version, length: int) -> int:
     """A compact ASCII str; 3.12 dropped the wstr pointer (PEP 623)."""
-    return (40 if version >= (3, 12) else 48) + length + 1
+    return plain(version) + (40 if version >= (3, 12) else 48) + length + 1
 
 
 def tuple_of(version: Version, items: int) -> int:
@@ -113,7 +123,7 @@ def tuple_of(version: Version, items: int) -> int:
 
 def one_digit_int(version: Version) -> int:
     """An int of one digit: since 3.11 the struct with its tail padding."""
-    return 32 if version >= (3, 11) else 28
+    return plain(version) + (32 if version >= (3, 11) else 28)
 
 
 def value_error(version: Version) -> int:
@@ -248,9 +258,9 @@ C_OBJECTS = [
     ),
     _object_leak("leak_tuple", 1, lambda version: tuple_of(version, 2), "tuple", "its two small ints are shared"),
     _object_leak("leak_str", 1, lambda version: ascii_str(version, 16), "str"),
-    _object_leak("leak_bytes", 1, 33 + 100, "bytes"),
-    _object_leak("leak_int", 1, 24 + 3 * 4, "int", "three digits of 30 bits"),
-    _object_leak("leak_float", 1, 24, "float"),
+    _object_leak("leak_bytes", 1, lambda version: plain(version) + 33 + 100, "bytes"),
+    _object_leak("leak_int", 1, lambda version: plain(version) + 24 + 3 * 4, "int", "three digits of 30 bits"),
+    _object_leak("leak_float", 1, lambda version: plain(version) + 24, "float"),
     _object_leak(
         "leak_exception",
         3,
@@ -258,7 +268,7 @@ C_OBJECTS = [
         "ValueError",
         "the exception, its args tuple and the message",
     ),
-    _object_leak("leak_self_cycle", 1, 16 + 8, "zoo.Node", "a cycle that the collector does not know of"),
+    _object_leak("leak_self_cycle", 1, lambda version: plain(version) + 16 + 8, "zoo.Node", "a cycle that the collector does not know of"),
     _object_leak("leak_gc_instance", 1, GC_HEAD + 16 + 8, "zoo.Holder"),
     _c_leak(
         "leak_argument",

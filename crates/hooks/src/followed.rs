@@ -39,6 +39,15 @@ pub fn was_freed(address: usize) -> bool {
     found.is_ok_and(|at| followed[at].1)
 }
 
+/// Does something with the object at this address, unless it was followed and is gone; its memory is not given back
+/// meanwhile. What is done must be quick, and free or follow nothing.
+pub fn unless_freed<R>(address: usize, work: impl FnOnce() -> R) -> Option<R> {
+    let followed = FOLLOWED.lock();
+    let found = followed.binary_search_by_key(&address, |(known, _)| *known);
+    let is_gone = NOT_ALL.load(Ordering::Relaxed) || found.is_ok_and(|at| followed[at].1);
+    (!is_gone).then(work)
+}
+
 #[inline(always)]
 pub(crate) fn freed(address: usize) {
     let (word, bit) = place(address);

@@ -29,13 +29,13 @@ mod threads;
 mod vfork;
 
 pub use entries::not_at_entry;
-pub use followed::{follow, was_freed};
+pub use followed::{follow, unless_freed, was_freed};
 pub use made::{Made, take_made};
 pub use marks::{Mark, opened};
 pub use slots::{PatchCount, ReplacedFunction, replaced_functions};
 pub use state::{
-    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, freed_memory, is_tracked,
-    keep_hooks, leave_call, live_block, live_blocks, outermost, overflowed, patch_new_objects, patched, start,
-    stay_installed, stop, tell_births, totals, unwatched, watched, with_stacks,
+    Error, Frames, Options, Threads, around_unloading, capture_with, enter_call, forked, freed_memory, is_alive,
+    is_tracked, keep_hooks, leave_call, live_block, live_blocks, outermost, overflowed, patch_new_objects, patched,
+    start, stay_installed, stop, tell_births, totals, unwatched, watched, with_stacks,
 };
 pub use threads::{StartedThread, started_threads, threads_ever_started, threads_under_way};

@@ -220,6 +220,11 @@ pub fn is_tracked(address: usize) -> bool {
     LIVE.get(address).is_some()
 }
 
+/// Whether this very block is still alive.
+pub fn is_alive(block: &Block) -> bool {
+    LIVE.get(block.address).as_ref() == Some(block)
+}
+
 /// Whether the live set ran out of memory, so that it is not complete.
 pub fn overflowed() -> bool {
     LIVE.overflowed() || OVERFLOWED.load(Ordering::Relaxed)

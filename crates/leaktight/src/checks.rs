@@ -47,6 +47,22 @@ impl Checks {
         garbage: true,
     };
 
+    pub(crate) const REFERENCES: Checks = Checks {
+        references: true,
+        ..Checks::NOTHING
+    };
+
+    const NOTHING: Checks = Checks {
+        memory: false,
+        references: false,
+        fds: false,
+        threads: false,
+        children: false,
+        files: false,
+        signals: false,
+        garbage: false,
+    };
+
     /// Whether anything is looked at that is left behind beside memory and references.
     pub(crate) fn resources(self) -> bool {
         self.fds || self.threads || self.children || self.files
@@ -58,16 +74,7 @@ impl Checks {
     ///
     /// The first name that is none of [`Checks::NAMES`].
     pub fn only<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Checks, &'a str> {
-        let mut checks = Checks {
-            memory: false,
-            references: false,
-            fds: false,
-            threads: false,
-            children: false,
-            files: false,
-            signals: false,
-            garbage: false,
-        };
+        let mut checks = Checks::NOTHING;
         for name in names {
             *match name {
                 "memory" => &mut checks.memory,

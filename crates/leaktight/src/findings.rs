@@ -141,10 +141,19 @@ pub(crate) fn report<S: Subject>(
         remarks.push(UNFOLLOWED.to_owned());
     }
     let doubt = (seen.unfollowed && is_fine).then(|| UNFOLLOWED.to_owned());
-    let says_nothing = !seen.control.passed() || doubt.is_some();
+    // Who asks for this alone must not take it for a pass.
+    let in_vain = not_done
+        .first()
+        .filter(|_| is_fine && seen.checks == Checks::REFERENCES);
+    let says_nothing = !seen.control.passed() || doubt.is_some() || in_vain.is_some();
     let (verdict, reason) = if !seen.control.passed() && seen.outcome.verdict != verdict::Verdict::Leak {
         let reason = "planted leaks were missed, so nothing can be said about this call".to_owned();
         (Verdict::Indeterminate, reason)
+    } else if let Some(what) = in_vain {
+        (
+            Verdict::Indeterminate,
+            format!("what was asked for cannot be seen here: {what}"),
+        )
     } else if let Some(doubt) = doubt {
         (Verdict::Indeterminate, doubt)
     } else if seen.outcome.verdict == verdict::Verdict::Leak && findings.is_empty() {
@@ -362,7 +371,7 @@ fn kind_of<S: Subject>(group: &Group, subject: &mut S) -> ObjectKind {
         if let Some(name) = subject.type_name(block) {
             if group.is_head(block) {
                 kind.earlier_owner |= subject.may_be_handed_on(&name);
-                kind.in_cycle |= group.is_circular(block) && subject.list_links(block).is_none();
+                kind.in_cycle |= group.is_circular(block) && !subject.is_collected(block);
                 heads.insert(name.clone());
             }
             all.insert(name);

@@ -52,7 +52,7 @@ mod words;
 pub use check::{Check, Error, check};
 pub use checks::Checks;
 pub use leaktight_heap::{Allocator, Error as HeapError, HeapInfo, Statistics, allocators, heap_info, heap_trim};
-pub use leaktight_hooks::{Options, PatchCount, Threads, unwatched, watched};
+pub use leaktight_hooks::{Options, PatchCount, Threads, is_alive, live_blocks, unless_freed, unwatched, watched};
 pub use leaktight_liveset::{Block, Family, MappedVec};
 pub use leaktight_memory::own_thread;
 pub use leaktight_references::Frozen;

@@ -57,6 +57,7 @@ struct Run<'a, S> {
     screens_until: u32,
     /// Blocks that were alive when the subject was last at rest.
     settled: u64,
+    times_settled: u32,
     looks: Vec<Look>,
     /// Our frames on the stack lie below.
     own_stack: usize,
@@ -95,6 +96,7 @@ pub(crate) fn run<S: Subject>(
         period: rules.period,
         screens_until: rules.screens_until(),
         settled: 0,
+        times_settled: 0,
         looks: Vec::new(),
         own_stack: &raw const here as usize,
         in_step: Vec::new(),
@@ -334,6 +336,7 @@ impl<S: Subject> Run<'_, S> {
     fn settle(&mut self) {
         hooks::watched(|| self.subject.settle());
         self.settled = hooks::totals().own.blocks;
+        self.times_settled += 1;
     }
 
     /// Where calls have left no more behind than there was, there is nothing to collect.

@@ -13,6 +13,9 @@ use crate::subject::Subject;
 
 /// The birth of blocks that other threads allocate while nothing is called.
 pub(crate) const IDLE: u32 = u32::MAX;
+/// The same, in the times when it is found out who keeps step. Each has another one, as what a thread leaves to the collector
+/// may still be there after a time, and would hide as much that comes in the next one. After so many the first comes again.
+const IDLE_IN_TURN: std::ops::RangeInclusive<u32> = u32::MAX - 15..=u32::MAX - 3;
 /// The highest birth that is a call's.
 pub(crate) const LAST_CALL: u32 = u32::MAX - 16;
 
@@ -25,6 +28,8 @@ pub(crate) struct Sites {
     by_stack: HashMap<(Option<Kind>, u32, bool), usize>,
     /// Places of other threads that do not keep step with the calls, at this look.
     left_out: Vec<usize>,
+    /// The birth of blocks that come in the time when it is found out who keeps step.
+    pub idle: u32,
 }
 
 /// One place in the code: the native frames up to the interpreter and the Python function that was
@@ -99,6 +104,16 @@ impl Survey {
 }
 
 impl Sites {
+    /// Another time begins in which it is found out who keeps step.
+    pub(crate) fn begin_idle(&mut self) {
+        let next = self.idle + 1;
+        self.idle = if IDLE_IN_TURN.contains(&next) {
+            next
+        } else {
+            *IDLE_IN_TURN.start()
+        };
+    }
+
     /// Gathers all live blocks that calls left behind, but for what the runtime keeps for each of its functions. Those
     /// that each of `scans` found lost are told.
     pub(crate) fn survey(&mut self, scans: &[&Reach], subject: &impl Subject) -> Survey {
@@ -135,7 +150,7 @@ impl Sites {
                 survey.idle.push(0);
                 survey.sites.len() - 1
             });
-            if block.birth == IDLE {
+            if block.birth == self.idle {
                 survey.idle[at] += 1;
             } else if (1..=LAST_CALL).contains(&block.birth) {
                 kinds[at].insert(kind);

@@ -55,7 +55,8 @@ pub trait Subject {
     /// The language runtime and its version.
     fn runtime(&self) -> String;
 
-    /// Whether CPython's allocators are to be watched too. If so, the check holds the GIL.
+    /// Whether CPython's allocators are to be watched too. If so, the check's thread is attached to the interpreter: it holds
+    /// the GIL, where there is one.
     fn is_python(&self) -> bool {
         false
     }
@@ -67,6 +68,11 @@ pub trait Subject {
     /// objects (next, then previous). Such links hold nothing alive. `None` for blocks without.
     fn list_links(&mut self, _block: &Block) -> Option<usize> {
         None
+    }
+
+    /// Whether the runtime's garbage collector looks after the object in a live `block`.
+    fn is_collected(&mut self, block: &Block) -> bool {
+        self.list_links(block).is_some()
     }
 
     /// The type of the runtime's object in a live `block`; `None` unless it is certain.

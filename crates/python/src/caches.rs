@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 
 use leaktight::{Block, Capacity};
-use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyList, PyModule, PyTuple, PyType};
 
+use crate::holders::words;
 use crate::types::KnownTypes;
 
 /// The `functools.lru_cache` that keeps the object in `block`, as a key, a value, or inside of one, or the table of whose
@@ -16,9 +16,7 @@ pub(crate) fn capacity(py: Python<'_>, types: Option<&KnownTypes>, block: &Block
     const MOST_CACHES: usize = 3;
     let gc = py.import("gc")?;
     let wrapper = py.import("functools")?.getattr("_lru_cache_wrapper")?;
-    let object = types.and_then(|types| types.object(py, block));
-    // SAFETY: a live object, see `KnownTypes::object`.
-    let object = object.map(|object| unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) });
+    let object = types.and_then(|types| types.take(py, block));
     let objects = gc.call_method0("get_objects")?.cast_into::<PyList>()?;
     let caches = objects.iter().filter(|object| object.get_type().is(&wrapper));
     let mut known: Vec<_> = caches.filter_map(|cache| Some((read(&cache).ok()??, cache))).collect();
@@ -83,14 +81,7 @@ fn keeps(
 
 /// Whether an object is a dict that has a pointer into the block.
 fn has_table(object: &Bound<'_, PyAny>, block: &Block) -> bool {
-    // Include/cpython/dictobject.h: the head of an object, two words, and the pointers to keys and values.
-    const WORDS: usize = 6;
-    if !object.is_exact_instance_of::<PyDict>() {
-        return false;
-    }
-    // SAFETY: a live `PyDictObject` has so many words at least, and the GIL is held.
-    let words = unsafe { std::slice::from_raw_parts(object.as_ptr().cast::<usize>(), WORDS) };
-    words.iter().any(|word| word.wrapping_sub(block.address) < block.size)
+    object.is_exact_instance_of::<PyDict>() && words(object).any(|word| word.wrapping_sub(block.address) < block.size)
 }
 
 /// Whether an object may be part of what a cache keeps, rather than the program around it.

@@ -1,22 +1,23 @@
 //! Python frames by name.
 
 use std::ffi::{c_int, c_void};
-use std::sync::OnceLock;
 
 use leaktight::{Block, Family, Frame, Interpreter, PythonFrame};
-use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::alone::{is_free_threaded, take};
 
 /// Makes captured stacks hold Python frames, once per process, after comparing the interpreter's
 /// private layout with `sys._getframe`. Returns whether that worked.
 pub(crate) fn install(py: Python<'_>) -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    *WORKS.get_or_init(|| try_install(py).unwrap_or(false))
+    static WORKS: PyOnceLock<bool> = PyOnceLock::new();
+    *WORKS.get_or_init(py, || try_install(py).unwrap_or(false))
 }
 
 fn try_install(py: Python<'_>) -> PyResult<bool> {
     let version = py.version_info();
-    let Some(interpreter) = Interpreter::find((version.major, version.minor)) else {
+    let Some(interpreter) = Interpreter::find((version.major, version.minor), is_free_threaded(py)) else {
         return Ok(false);
     };
     let mut expected = Vec::new();
@@ -37,8 +38,8 @@ fn try_install(py: Python<'_>) -> PyResult<bool> {
 
 /// Function, file and line of a captured frame.
 pub(crate) fn name(py: Python<'_>, frame: &PythonFrame) -> Option<Frame> {
-    // SAFETY: the stack store holds a reference to each code object that it names.
-    let code = unsafe { Bound::from_borrowed_ptr(py, frame.code as *mut ffi::PyObject) };
+    // The stack store holds those that it does not follow.
+    let code = take(py, frame.code)?;
     let text = |name: &str| code.getattr(name).ok()?.extract::<String>().ok();
     Some(Frame {
         function: text("co_qualname").or_else(|| text("co_name")),

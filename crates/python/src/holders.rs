@@ -1,12 +1,13 @@
 //! What in the interpreter holds a block that is not lost.
 
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use leaktight::{Block, Step, Way, counted};
 use leaktight_memory::Memory;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyList, PyString, PyType};
 
 use crate::objects::Given;
 use crate::types::KnownTypes;
@@ -87,9 +88,7 @@ impl<'py> Asked<'py> {
         given: &Given<'py>,
     ) -> Option<Asked<'py>> {
         let (objects, owners) = (PyList::empty(py), PyList::empty(py));
-        if let Some(object) = types.and_then(|types| types.object(py, block)) {
-            // SAFETY: a live object, see `KnownTypes::object`.
-            let object = unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) };
+        if let Some(object) = types.and_then(|types| types.take(py, block)) {
             objects.append(object).ok()?;
         } else {
             let helper = py.import("leaktight._holders").ok()?;
@@ -115,34 +114,38 @@ fn is_interned(object: &Bound<'_, PyAny>) -> bool {
 /// Whether the word at `address` lies in the object itself, or another one that points to `block`.
 fn points_to(object: &Bound<'_, PyAny>, block: usize, address: usize) -> bool {
     let start = object.as_ptr() as usize;
-    let size = object
-        .get_type()
-        .getattr("__basicsize__")
-        .and_then(|size| size.extract::<usize>());
-    let size = size.unwrap_or(0);
-    if address.wrapping_sub(start) < size {
-        return true;
-    }
-    // Through the kernel: a text, or a small number, may have fewer bytes than its type says.
-    let mut words = [0u8; 4096];
-    let words = &mut words[..size.min(4096)];
-    let Ok(memory) = Memory::open() else { return false };
-    memory.read(start, words);
-    words
-        .chunks_exact(size_of::<usize>())
-        .any(|word| word == block.to_ne_bytes())
+    address.wrapping_sub(start) < basic_size(&object.get_type()) || words(object).any(|word| word == block)
 }
 
-/// Where the state of a `str` lies: behind head, length and hash (`PyASCIIObject`, Include/cpython/unicodeobject.h), with
-/// the lowest bits for being interned.
-const STATE: usize = 32;
+/// The words of an object, without items that it may have as many of as it likes. Read through the kernel: a text, or a small
+/// number, may have fewer bytes than its type says, and without a GIL others may write to it.
+pub(crate) fn words(object: &Bound<'_, PyAny>) -> impl Iterator<Item = usize> {
+    const MOST: usize = 4096;
+    let mut bytes = vec![0u8; basic_size(&object.get_type()).min(MOST)];
+    if let Ok(memory) = Memory::open() {
+        memory.read(object.as_ptr() as usize, &mut bytes);
+    }
+    let (words, _) = bytes.as_chunks::<{ size_of::<usize>() }>();
+    let words: Vec<usize> = words.iter().map(|word| usize::from_ne_bytes(*word)).collect();
+    words.into_iter()
+}
+
+/// Bytes of an instance without items; 0 if the type does not tell. Those of `object` are the head of all objects.
+pub(crate) fn basic_size(class: &Bound<'_, PyType>) -> usize {
+    let size = class.getattr("__basicsize__");
+    size.and_then(|size| size.extract()).unwrap_or(0)
+}
+
+/// What lies between the head of a `str` and its state: length and hash (`PyASCIIObject`, Include/cpython/unicodeobject.h).
+const LENGTH_AND_HASH: usize = 16;
+/// The lowest bits of the state: being interned.
 const INTERNED: u32 = 3;
 
 /// Whether a `str` is in the interpreter's dict of interned strings, which no container knows.
 fn is_in_dict_of_interned(text: &Bound<'_, PyAny>) -> bool {
-    static WORKS: OnceLock<bool> = OnceLock::new();
-    let works = WORKS.get_or_init(|| {
-        let py = text.py();
+    static WORKS: PyOnceLock<bool> = PyOnceLock::new();
+    let py = text.py();
+    let works = WORKS.get_or_init(py, || {
         let [fresh, interned] =
             [PyString::new, PyString::intern].map(|make| make(py, "leaktight: interned?").into_any());
         bits(&fresh) == 0 && bits(&interned) != 0
@@ -151,6 +154,8 @@ fn is_in_dict_of_interned(text: &Bound<'_, PyAny>) -> bool {
 }
 
 fn bits(text: &Bound<'_, PyAny>) -> u32 {
-    // SAFETY: a live `str` has this word in each CPython from 3.9 to 3.15; what it means is tried out before it is used.
-    unsafe { ((text.as_ptr() as usize + STATE) as *const u32).read() & INTERNED }
+    let state = text.as_ptr() as usize + basic_size(&text.py().get_type::<PyAny>()) + LENGTH_AND_HASH;
+    // SAFETY: a live `str` has this word in each CPython from 3.9 to 3.15; what it means is tried out before it is used. Without
+    // a GIL others may write to it.
+    unsafe { (*(state as *const AtomicU32)).load(Ordering::Relaxed) & INTERNED }
 }

@@ -1,15 +1,21 @@
 //! Bringing the interpreter to rest, and leaving it as it was found.
 
+use std::time::Duration;
+
 use leaktight::{Frozen, MappedVec};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyModule};
 
+use crate::alone::is_free_threaded;
+
 /// The interpreter's garbage collector while a check runs. Everything that is alive at the start is
 /// frozen, so that the many collections of a check are nearly free.
 pub(crate) struct AtRest {
     collect: Py<PyAny>,
+    /// What it has returned last, if that is not to be freed before the next collection.
+    result: Option<Py<PyAny>>,
     frozen: Option<FrozenHeap>,
     gc: Py<PyModule>,
     debug_flags: Py<PyAny>,
@@ -24,6 +30,7 @@ impl AtRest {
         gc.call_method1("set_debug", (0,))?;
         let mut rest = AtRest {
             collect,
+            result: None,
             frozen: FrozenHeap::new(py)?,
             gc: gc.unbind(),
             debug_flags,
@@ -37,18 +44,56 @@ impl AtRest {
     /// Collects garbage, which also empties the free lists, and clears the type cache, which keeps
     /// names alive by chance of their address.
     pub(crate) fn settle(&mut self, py: Python<'_>) {
-        // SAFETY: the GIL is held.
+        // SAFETY: attached to the interpreter.
         unsafe { ffi::PyType_ClearCache() };
+        match is_free_threaded(py) {
+            true => self.collect_beside_others(py),
+            false => drop(self.collect(py)),
+        }
+    }
+
+    /// While another thread collects, this one is told at once that there was nothing. What it has left behind may be too
+    /// young for the other one, or not be freed yet; so there is something that only a collection of its own finds.
+    fn collect_beside_others(&mut self, py: Python<'_>) {
+        const PAUSE: Duration = Duration::from_micros(200);
+        const MOST: u32 = 5000;
+        for _ in 0..MOST {
+            let is_left = leave_garbage(py).is_ok();
+            self.result = None;
+            // Others may leave thousands of objects. Their number, which `collect` returns, would be on a free list then, and
+            // the next one that a call leaks would be made of it, unseen. So it is not asked where this function will do.
+            // SAFETY: attached to the interpreter.
+            let mut found = unsafe { ffi::PyGC_Collect() };
+            if found == 0 && !self.is_enabled(py) {
+                self.result = self.collect(py);
+                let result = self.result.as_ref().and_then(|result| result.extract(py).ok());
+                found = result.unwrap_or(0);
+            }
+            if found > 0 || !is_left {
+                break;
+            }
+            py.detach(|| std::thread::sleep(PAUSE));
+        }
+    }
+
+    /// Whether the user has left the collector on.
+    fn is_enabled(&self, py: Python<'_>) -> bool {
+        let answer = self.gc.bind(py).call_method0("isenabled");
+        answer.is_ok_and(|answer| answer.is_truthy().unwrap_or(true))
+    }
+
+    /// A full collection. How many objects it has found unreachable.
+    fn collect(&self, py: Python<'_>) -> Option<Py<PyAny>> {
         // Not PyGC_Collect, which does nothing where the user has switched the collector off.
-        // SAFETY: a callable and no arguments; the GIL is held.
+        // SAFETY: a callable and no arguments; attached to the interpreter.
         let result = unsafe { ffi::PyObject_CallObject(self.collect.as_ptr(), std::ptr::null_mut()) };
-        if result.is_null() {
+        // SAFETY: an owned reference that nobody else has, or null.
+        let result = unsafe { Bound::from_owned_ptr_or_opt(py, result) };
+        if result.is_none() {
             // Only a callback of `gc.callbacks` can fail, and CPython reports that itself.
             drop(PyErr::take(py));
-        } else {
-            // SAFETY: an owned reference that nobody else has.
-            unsafe { ffi::Py_DECREF(result) };
         }
+        result.map(Bound::unbind)
     }
 
     /// The collector's list of what is frozen; `None` where that is not known.
@@ -112,15 +157,17 @@ impl FrozenHeap {
             return Ok(None);
         }
         freeze.call0()?;
+        if !is_known {
+            let _marker = PyList::empty(py).unbind();
+            return Ok(Some(FrozenHeap { list: None, _marker }));
+        }
         let marker = PyList::empty(py);
         freeze.call0()?;
         let last = PyList::empty(py);
         freeze.call0()?;
         let (first, second) = (marker.as_ptr() as usize, last.as_ptr() as usize);
         // SAFETY: two lists of our own, which the collector tracks; the GIL is held, and the layout is known.
-        let list = is_known
-            .then(|| unsafe { Frozen::find(first, second, before) })
-            .flatten();
+        let list = unsafe { Frozen::find(first, second, before) };
         Ok(Some(FrozenHeap {
             list,
             _marker: marker.unbind(),
@@ -152,11 +199,18 @@ pub(crate) fn freeze(py: Python<'_>) -> PyResult<Option<FrozenHeap>> {
     FrozenHeap::new(py)
 }
 
-/// "CPython 3.11.7".
+/// An object that only the collector frees.
+fn leave_garbage(py: Python<'_>) -> PyResult<()> {
+    let garbage = PyList::empty(py);
+    garbage.append(&garbage)
+}
+
+/// "CPython 3.11.7", or "CPython 3.14.7 (free-threaded)".
 pub(crate) fn name_and_version(py: Python<'_>) -> String {
     let version = py.version_info();
+    let build = if is_free_threaded(py) { " (free-threaded)" } else { "" };
     format!(
-        "CPython {}.{}.{}{}",
+        "CPython {}.{}.{}{}{build}",
         version.major,
         version.minor,
         version.patch,

@@ -4,6 +4,7 @@
 //! hands reports over as JSON, which `python/leaktight` turns into typed objects. The command line
 //! lives here too.
 
+mod alone;
 mod caches;
 mod cli;
 mod exit;
@@ -23,7 +24,8 @@ mod watchdog;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+// Declared for interpreters without a GIL, which would switch it on otherwise.
+#[pymodule(gil_used = false)]
 mod _core {
     #[pymodule_export]
     use super::cli::main;

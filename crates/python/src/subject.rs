@@ -6,9 +6,11 @@ use leaktight::{Block, Capacity, Description, Family, Frame, Frozen, MappedVec, 
 use pyo3::exceptions::{PyAssertionError, PyException, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyCode, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyCode, PyDict, PyList, PyTuple};
 
+use crate::alone::is_free_threaded;
 use crate::garbage::Garbage;
+use crate::holders::basic_size;
 use crate::interpreter::AtRest;
 use crate::judge::CallTimeout;
 use crate::objects::{self, Given, Probes};
@@ -35,7 +37,8 @@ impl Callee {
     }
 }
 
-/// Calls Python on a thread that holds the GIL.
+/// Calls Python on a thread that is attached to the interpreter. With a GIL that means that it holds it, and nobody else runs
+/// Python between two of its own steps; without one others do.
 pub(crate) struct PythonSubject<'py> {
     py: Python<'py>,
     name: String,
@@ -130,10 +133,10 @@ impl<'py> PythonSubject<'py> {
         if block.family != Family::PyObject {
             return None;
         }
-        Some(
-            self.types
-                .get_or_insert_with(|| KnownTypes::find(self.py).unwrap_or_default()),
-        )
+        if self.types.is_none() {
+            self.types = KnownTypes::find(self.py).ok();
+        }
+        self.types.as_ref()
     }
 
     /// The result of one raw call, null with an error set.
@@ -165,9 +168,9 @@ impl Subject for PythonSubject<'_> {
             return Err(why);
         }
         self.calls += 1;
-        self.watchdog.call_begins();
+        self.watchdog.call_begins(self.py);
         let result = self.call_raw();
-        if self.watchdog.call_ends() {
+        if self.watchdog.call_ends(self.py) {
             // SAFETY: the owned result of the call, or null with an error set, which is replaced.
             unsafe { ffi::Py_XDECREF(result) };
             drop(PyErr::take(self.py));
@@ -249,8 +252,8 @@ impl Subject for PythonSubject<'_> {
     fn plant(&mut self) -> Vec<Planted> {
         const PYMEM_SIZE: usize = 48;
         const TEXT: usize = 100;
-        /// `PyBytesObject` up to its text, and the final NUL (Include/cpython/bytesobject.h).
-        const BYTES_HEAD: usize = 32 + 1;
+        // `PyBytesObject` up to its text, and the final NUL (Include/cpython/bytesobject.h).
+        let head = basic_size(&self.py.get_type::<PyBytes>());
         // SAFETY: plain allocations with the GIL held; each is given back once, with the GIL held.
         unsafe {
             let block = ffi::PyMem_Malloc(PYMEM_SIZE);
@@ -265,7 +268,7 @@ impl Subject for PythonSubject<'_> {
                 Planted {
                     name: "a Python object",
                     address: bytes as usize,
-                    size: BYTES_HEAD + TEXT,
+                    size: head + TEXT,
                     free: Box::new(move || ffi::Py_XDECREF(bytes)),
                 },
             ]
@@ -282,21 +285,27 @@ impl Subject for PythonSubject<'_> {
 
     fn list_links(&mut self, block: &Block) -> Option<usize> {
         let py = self.py;
-        self.types(block)?.object(py, block)?.links
+        if is_free_threaded(py) {
+            return None;
+        }
+        self.types(block)?.links(py, block)
+    }
+
+    fn is_collected(&mut self, block: &Block) -> bool {
+        let py = self.py;
+        self.types(block).is_some_and(|types| types.is_collected(py, block))
     }
 
     fn type_name(&mut self, block: &Block) -> Option<String> {
         let py = self.py;
-        let types = self.types(block)?;
-        types.name(py, &types.object(py, block)?)
+        self.types(block)?.name(py, block)
     }
 
     fn reference_count(&mut self, block: &Block) -> Option<(usize, usize)> {
         let py = self.py;
-        let object = self.types(block)?.object(py, block)?;
-        // The low half of the word from 3.12 on (PEP 683).
+        // Two words without a GIL, which are not watched; else the low half of one from 3.12 on (PEP 683).
         let bytes = if py.version_info() >= (3, 12) { 4 } else { 8 };
-        Some((object.address - block.address, bytes))
+        Some((self.types(block)?.count_at(py, block)?, bytes))
     }
 
     fn is_plain(&mut self, block: &Block) -> bool {

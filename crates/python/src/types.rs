@@ -1,5 +1,7 @@
 //! Which type of Python object lies in a block. Never a guess: a wrong name is worse than none.
 
+mod noted;
+
 use std::collections::HashSet;
 
 use leaktight::{Block, Family};
@@ -7,18 +9,23 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyType};
 
-/// The addresses of all types that are alive.
-#[derive(Default)]
-pub(crate) struct KnownTypes {
-    addresses: HashSet<usize>,
+use crate::alone::is_free_threaded;
+use noted::Noted;
+
+/// All types that are alive, and with them the objects.
+pub(crate) enum KnownTypes {
+    /// The addresses of the types. Blocks are looked at when they are asked for, since nobody frees an object meanwhile.
+    Addresses(HashSet<usize>),
+    /// Without a GIL: what the blocks were when nobody else ran.
+    Noted(Noted),
 }
 
 /// An object inside a block.
-pub(crate) struct Object {
+struct Object {
     /// Where the object starts.
-    pub address: usize,
-    /// Where the links of the collector's list lie, for types that it looks after.
-    pub links: Option<usize>,
+    address: usize,
+    /// Whether the collector looks after its type.
+    is_collected: bool,
     type_address: usize,
 }
 
@@ -33,25 +40,60 @@ const PRE_HEADER: usize = 16;
 const OBJECT_HEAD: usize = 16;
 
 impl KnownTypes {
-    /// Every type, found from `object` by way of `__subclasses__`.
     pub(crate) fn find(py: Python<'_>) -> PyResult<KnownTypes> {
-        let subclasses = py.get_type::<PyType>().getattr("__subclasses__")?;
-        let mut open = vec![py.get_type::<PyAny>().into_any()];
-        let mut addresses = HashSet::new();
-        addresses.insert(open[0].as_ptr() as usize);
-        while let Some(base) = open.pop() {
-            for class in subclasses.call1((base,))?.cast_into::<PyList>()? {
-                if addresses.insert(class.as_ptr() as usize) {
-                    open.push(class);
-                }
-            }
+        let types = all(py)?;
+        Ok(match is_free_threaded(py) {
+            true => KnownTypes::Noted(Noted::of(py, &types)?),
+            false => KnownTypes::Addresses(types.iter().map(|class| class.as_ptr() as usize).collect()),
+        })
+    }
+
+    /// Where the links of the collector's list lie, for an object of a type that it looks after, and that has a list.
+    pub(crate) fn links(&self, py: Python<'_>, block: &Block) -> Option<usize> {
+        let object = self.object(py, block)?;
+        object.is_collected.then(|| object.address - GC_HEAD)
+    }
+
+    /// Whether the collector looks after the object in a block.
+    pub(crate) fn is_collected(&self, py: Python<'_>, block: &Block) -> bool {
+        match self {
+            KnownTypes::Noted(noted) => noted.get(block).is_some_and(|object| object.is_collected),
+            KnownTypes::Addresses(_) => self.object(py, block).is_some_and(|object| object.is_collected),
         }
-        Ok(KnownTypes { addresses })
+    }
+
+    /// Bytes between the start of the block and the object, whose reference count comes first.
+    pub(crate) fn count_at(&self, py: Python<'_>, block: &Block) -> Option<usize> {
+        Some(self.object(py, block)?.address - block.address)
+    }
+
+    /// The name of an object's type: bare for builtins, else with its module.
+    pub(crate) fn name(&self, py: Python<'_>, block: &Block) -> Option<String> {
+        if let KnownTypes::Noted(noted) = self {
+            return noted.name(block);
+        }
+        let object = self.object(py, block)?;
+        // SAFETY: the address of a live type, see `object`.
+        let class = unsafe { Bound::from_borrowed_ptr(py, object.type_address as *mut ffi::PyObject) };
+        name(&class.cast_into::<PyType>().ok()?)
+    }
+
+    /// The object itself.
+    pub(crate) fn take<'py>(&self, py: Python<'py>, block: &Block) -> Option<Bound<'py, PyAny>> {
+        if let KnownTypes::Noted(noted) = self {
+            return noted.take(py, block);
+        }
+        let object = self.object(py, block)?;
+        // SAFETY: a live object, see `object`.
+        Some(unsafe { Bound::from_borrowed_ptr(py, object.address as *mut ffi::PyObject) })
     }
 
     /// The object in a live block of the object allocator: the word where its type must be holds a
     /// known type, its flags demand just that place, and its reference count is sound.
-    pub(crate) fn object(&self, py: Python<'_>, block: &Block) -> Option<Object> {
+    fn object(&self, py: Python<'_>, block: &Block) -> Option<Object> {
+        let KnownTypes::Addresses(addresses) = self else {
+            return None;
+        };
         if block.family != Family::PyObject {
             return None;
         }
@@ -63,29 +105,42 @@ impl KnownTypes {
                 }
                 let address = block.address + offset;
                 let (count, type_address) = read_head(address);
-                if !(1..=0xffff_ffff).contains(&count) || !self.addresses.contains(&type_address) {
+                if !(1..=0xffff_ffff).contains(&count) || !addresses.contains(&type_address) {
                     return None;
                 }
                 // SAFETY: a live type, and the GIL is held.
                 let flags = unsafe { ffi::PyType_GetFlags(type_address as *mut ffi::PyTypeObject) } as usize;
-                (offset == head_size(py, flags)).then(|| Object {
+                (offset == head_size(py, flags)).then_some(Object {
                     address,
-                    links: (flags & HAVE_GC != 0).then(|| address - GC_HEAD),
+                    is_collected: flags & HAVE_GC != 0,
                     type_address,
                 })
             })
     }
+}
 
-    /// The name of an object's type: bare for builtins, else with its module.
-    pub(crate) fn name(&self, py: Python<'_>, object: &Object) -> Option<String> {
-        // SAFETY: the address of a live type, see `object`.
-        let class = unsafe { Bound::from_borrowed_ptr(py, object.type_address as *mut ffi::PyObject) };
-        let class = class.cast_into::<PyType>().ok()?;
-        let name = class.qualname().ok()?.to_string();
-        match class.module().ok()?.to_string().as_str() {
-            "builtins" => Some(name),
-            module => Some(format!("{module}.{name}")),
+/// Every type, found from `object` by way of `__subclasses__`.
+fn all(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyAny>>> {
+    let subclasses = py.get_type::<PyType>().getattr("__subclasses__")?;
+    let mut types = vec![py.get_type::<PyAny>().into_any()];
+    let mut addresses = HashSet::from([types[0].as_ptr() as usize]);
+    let mut done = 0;
+    while let Some(base) = types.get(done) {
+        done += 1;
+        for class in subclasses.call1((base,))?.cast_into::<PyList>()? {
+            if addresses.insert(class.as_ptr() as usize) {
+                types.push(class);
+            }
         }
+    }
+    Ok(types)
+}
+
+fn name(class: &Bound<'_, PyType>) -> Option<String> {
+    let name = class.qualname().ok()?.to_string();
+    match class.module().ok()?.to_string().as_str() {
+        "builtins" => Some(name),
+        module => Some(format!("{module}.{name}")),
     }
 }
 

@@ -1,14 +1,14 @@
 //! Interrupts a call that does not return.
 
 use std::ffi::c_long;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 
 use crate::judge::CallTimeout;
 
@@ -23,18 +23,18 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 /// a call still runs. Gone when dropped.
 pub(crate) struct Watchdog {
     target: c_long,
-    call: Arc<Call>,
+    call: Arc<Mutex<Call>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the two threads tell each other. Written with the GIL held.
+/// What the two threads tell each other.
 #[derive(Default)]
 struct Call {
     /// A call is being made.
-    runs: AtomicBool,
+    runs: bool,
     /// It was interrupted.
-    interrupted: AtomicBool,
+    interrupted: bool,
 }
 
 impl Watchdog {
@@ -42,7 +42,7 @@ impl Watchdog {
     pub(crate) fn start(budget: Duration, give_up: Option<fn(Duration)>) -> Watchdog {
         // SAFETY: returns the number of the calling thread.
         let target = unsafe { ffi::PyThread_get_thread_ident() } as c_long;
-        let call = Arc::new(Call::default());
+        let call = Arc::new(Mutex::new(Call::default()));
         let (stop, stopped) = mpsc::channel::<()>();
         let watched = call.clone();
         // A thread allocates while it starts; that must be over before anything is counted.
@@ -54,7 +54,7 @@ impl Watchdog {
                 return;
             }
             // No call is started any more, but what was seen is still being judged.
-            while !watched.runs.load(Ordering::Relaxed) {
+            while !watched.lock().unwrap_or_else(PoisonError::into_inner).runs {
                 if !wait(POLL) {
                     return;
                 }
@@ -86,42 +86,50 @@ impl Watchdog {
     pub(crate) fn none() -> Watchdog {
         Watchdog {
             target: 0,
-            call: Arc::new(Call::default()),
+            call: Arc::default(),
             stop: None,
             thread: None,
         }
     }
 
     /// A call begins; it may be interrupted from now on.
-    pub(crate) fn call_begins(&self) {
-        self.call.runs.store(true, Ordering::Relaxed);
+    pub(crate) fn call_begins(&self, py: Python<'_>) {
+        lock(py, &self.call).runs = true;
     }
 
     /// The call has ended. Returns whether it was interrupted; an exception that was not delivered in
-    /// time is taken back. The GIL is held.
-    pub(crate) fn call_ends(&self) -> bool {
-        self.call.runs.store(false, Ordering::Relaxed);
-        let interrupted = self.call.interrupted.load(Ordering::Relaxed);
-        if interrupted {
-            // SAFETY: the GIL is held; null takes back what is not delivered yet.
+    /// time is taken back.
+    pub(crate) fn call_ends(&self, py: Python<'_>) -> bool {
+        let mut call = lock(py, &self.call);
+        call.runs = false;
+        if call.interrupted {
+            // SAFETY: attached; null takes back what is not delivered yet.
             unsafe { ffi::PyThreadState_SetAsyncExc(self.target, std::ptr::null_mut()) };
         }
-        interrupted
+        call.interrupted
     }
 }
 
-fn interrupt(target: c_long, call: &Call) {
+fn interrupt(target: c_long, call: &Mutex<Call>) {
     Python::attach(|py| {
-        if call.runs.load(Ordering::Relaxed) {
-            call.interrupted.store(true, Ordering::Relaxed);
+        let mut call = lock(py, call);
+        if call.runs {
+            call.interrupted = true;
             let class = py.get_type::<CallTimeout>();
-            // SAFETY: the GIL is held; an unknown thread number is ignored.
+            // SAFETY: attached; an unknown thread number is ignored.
             unsafe { ffi::PyThreadState_SetAsyncExc(target, class.as_ptr()) };
+            // What dies may run code that waits for the call's end.
+            drop(call);
             // It may wait for something to die that is held.
-            // SAFETY: the GIL is held.
+            // SAFETY: attached.
             unsafe { leaktight::let_go_of_objects() };
         }
     });
+}
+
+/// Only under this lock a call ends, or is interrupted. While it is waited for others may run Python, and the collector.
+fn lock<'a>(py: Python<'_>, call: &'a Mutex<Call>) -> MutexGuard<'a, Call> {
+    call.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Watchdog {

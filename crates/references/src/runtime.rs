@@ -88,6 +88,7 @@ impl std::fmt::Display for Unknown {
 impl std::error::Error for Unknown {}
 
 const MISSING: Unknown = Unknown("this is no CPython 3.9 to 3.15 with a GIL");
+const FREE_THREADED: Unknown = Unknown("they are not counted on free-threaded CPython");
 const OTHER: Unknown = Unknown("the objects of this interpreter have an unknown layout");
 
 impl Runtime {
@@ -105,9 +106,10 @@ impl Runtime {
         if let Some(found) = FOUND.get() {
             return Ok(*found);
         }
-        let minor = minor_version()
-            .filter(|minor| (9..=15).contains(minor))
-            .ok_or(MISSING)?;
+        let minor = minor_version()?;
+        if !(9..=15).contains(&minor) {
+            return Err(MISSING);
+        }
         // SAFETY: functions of CPython's C API with these very signatures (Include/dictobject.h, object.h).
         let runtime = unsafe {
             Runtime {
@@ -421,7 +423,6 @@ pub(crate) unsafe fn basic_size(of: Address) -> usize {
     unsafe { word(of + BASIC_SIZE) }
 }
 
-/// The `y` of CPython `3.y`; `None` without one, and for a build without a GIL.
 /// The code of the loaded object with this address.
 fn code_beside(address: Address) -> Option<(Address, Address)> {
     let mut found = None;
@@ -436,18 +437,21 @@ fn code_beside(address: Address) -> Option<(Address, Address)> {
     found
 }
 
-fn minor_version() -> Option<u32> {
-    let function = symbol(c"Py_GetVersion").ok()?;
+/// The `y` of CPython `3.y` with a GIL.
+fn minor_version() -> Result<u32, Unknown> {
+    let function = symbol(c"Py_GetVersion")?;
     // SAFETY: `const char *Py_GetVersion(void)`; the text is static.
     let version = unsafe {
         let version = transmute::<Address, unsafe extern "C" fn() -> *const c_char>(function)();
         CStr::from_ptr(version).to_string_lossy()
     };
+    if version.contains("free-threading") {
+        return Err(FREE_THREADED);
+    }
     let minor = version
-        .strip_prefix("3.")?
-        .split(|c: char| !c.is_ascii_digit())
-        .next()?;
-    (!version.contains("free-threading")).then(|| minor.parse().ok())?
+        .strip_prefix("3.")
+        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    minor.and_then(|minor| minor.parse().ok()).ok_or(MISSING)
 }
 
 pub(crate) fn symbol(name: &CStr) -> Result<Address, Unknown> {

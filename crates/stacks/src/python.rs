@@ -69,13 +69,35 @@ enum Instruction {
     Index(usize, i32),
     /// A pointer at the first offset, into the code that starts at the second one of the code object.
     Pointer(usize, usize),
+    /// The same, or into a copy of the code that the frame's thread has (free-threaded CPython).
+    Copied(usize, usize, Copies),
+}
+
+/// Where the copies of a function's code are found (Include/cpython/code.h, `_PyCodeArray`).
+#[derive(Clone, Copy)]
+struct Copies {
+    /// In a frame: the number of its copy, four bytes; 0 = the code of the code object itself.
+    number: usize,
+    /// In a code object: where the table of all copies is. A word says how many it has, and then come their addresses.
+    table: usize,
+}
+
+/// Reads a word, or says that it cannot.
+trait Read {
+    /// One that does not change while the thread looks at its own frames.
+    fn own(&self, address: usize) -> Option<usize>;
+    /// One in memory that other threads may free meanwhile.
+    fn shared(&self, address: usize) -> Option<usize>;
 }
 
 /// More than any walk is asked for.
 const MOST_FRAMES: usize = 10_000;
 
 impl Layout {
-    fn of(version: (u8, u8)) -> Option<Layout> {
+    fn of(version: (u8, u8), is_free_threaded: bool) -> Option<Layout> {
+        if is_free_threaded {
+            return Layout::free_threaded(version);
+        }
         let classic = |lasti, unit| Layout {
             thread_to_frame: (24, None),
             code: 32,
@@ -118,13 +140,20 @@ impl Layout {
         })
     }
 
-    /// Walks the frames of a thread state, innermost first. `read` reads a word, or says that it cannot.
-    fn walk(
-        &self,
-        thread: usize,
-        read: impl Fn(usize) -> Option<usize>,
-        mut each: impl FnMut(PythonFrame) -> bool,
-    ) -> Option<()> {
+    fn free_threaded(version: (u8, u8)) -> Option<Layout> {
+        let copies = Copies { number: 72, table: 224 };
+        matches!(version, (3, 14 | 15)).then_some(Layout {
+            thread_to_frame: (72, None),
+            code: 0,
+            previous: 8,
+            instruction: Instruction::Copied(56, 232, copies),
+            owner: Some((78, 3)),
+        })
+    }
+
+    /// Walks the frames of a thread state, innermost first.
+    fn walk(&self, thread: usize, reader: impl Read, mut each: impl FnMut(PythonFrame) -> bool) -> Option<()> {
+        let read = |address| reader.own(address);
         let mut frame = read(thread + self.thread_to_frame.0)?;
         if let Some(second) = self.thread_to_frame.1 {
             frame = read(frame + second)?;
@@ -142,6 +171,13 @@ impl Layout {
                 let offset = match self.instruction {
                     Instruction::Index(at, unit) => (read(frame + at)? as u32 as i32).wrapping_mul(unit),
                     Instruction::Pointer(at, start) => read(frame + at)?.wrapping_sub(code + start) as i32,
+                    Instruction::Copied(at, start, copies) => {
+                        let start = match read(frame + copies.number)? as u32 {
+                            0 => code + start,
+                            number => copies.start(&reader, code, number as usize)?,
+                        };
+                        read(frame + at)?.wrapping_sub(start) as i32
+                    }
                 };
                 if code == 0 || !each(PythonFrame { code, offset }) {
                     return Some(());
@@ -153,10 +189,63 @@ impl Layout {
     }
 }
 
+impl Copies {
+    /// Where the copy with this number starts.
+    fn start(&self, reader: &impl Read, code: usize, number: usize) -> Option<usize> {
+        let table = reader.own(code + self.table)?;
+        let count = reader.shared(table)?;
+        (number < count).then(|| reader.shared(table + (1 + number) * size_of::<usize>()))?
+    }
+}
+
+/// Every word through the kernel.
+struct Careful;
+
+impl Read for Careful {
+    fn own(&self, address: usize) -> Option<usize> {
+        Memory::open().ok()?.try_word(address)
+    }
+
+    fn shared(&self, address: usize) -> Option<usize> {
+        self.own(address)
+    }
+}
+
+/// In place, for the thread's own frames; the rest only while it is attached to the interpreter: until it has let go of
+/// it, nothing is freed that others have replaced meanwhile (Python/qsbr.c).
+struct InPlace {
+    is_attached: bool,
+}
+
+impl InPlace {
+    /// # Safety
+    ///
+    /// The layout was checked, the frames that are read are the calling thread's, which is inside C code and so leaves them
+    /// alone, and `is_attached` says of it what is true.
+    unsafe fn new(is_attached: bool) -> InPlace {
+        InPlace { is_attached }
+    }
+}
+
+impl Read for InPlace {
+    fn own(&self, address: usize) -> Option<usize> {
+        // SAFETY: a word of a live frame or of the code object that it keeps alive, by the promise of `new`; that of the table
+        // is exchanged as a whole.
+        Some(unsafe { (address as *const usize).read_volatile() })
+    }
+
+    fn shared(&self, address: usize) -> Option<usize> {
+        match self.is_attached {
+            true => self.own(address),
+            false => Careful.own(address),
+        }
+    }
+}
+
 impl Interpreter {
-    /// Finds the running interpreter of this version (major, minor); `None` without one, or when the
-    /// layout of its frames is not known.
-    pub fn find(version: (u8, u8)) -> Option<Interpreter> {
+    /// Finds the running interpreter of this version (major, minor), built without a GIL or with one; `None` without one, or
+    /// when the layout of its frames is not known.
+    pub fn find(version: (u8, u8), is_free_threaded: bool) -> Option<Interpreter> {
         let function = |name: &std::ffi::CStr| {
             // SAFETY: looks a name up.
             let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
@@ -169,7 +258,7 @@ impl Interpreter {
         // SAFETY: the four functions have had these signatures in every CPython 3 (Include/pystate.h, object.h).
         unsafe {
             Some(Interpreter {
-                layout: Layout::of(version)?,
+                layout: Layout::of(version, is_free_threaded)?,
                 this_thread: std::mem::transmute::<Pointer, GetThread>(function(c"PyGILState_GetThisThreadState")?),
                 current_thread: std::mem::transmute::<Pointer, GetThread>(current_thread),
                 hold: std::mem::transmute::<Pointer, Count>(function(c"Py_IncRef")?),
@@ -185,7 +274,7 @@ impl Interpreter {
         // SAFETY: returns this thread's state or null.
         let thread = unsafe { (self.this_thread)() } as usize;
         let mut found = Vec::new();
-        let walked = self.layout.walk(thread, careful_read, |frame| {
+        let walked = self.layout.walk(thread, Careful, |frame| {
             found.push(frame);
             found.len() < 1000
         });
@@ -223,14 +312,11 @@ impl Interpreter {
         // Not PyGILState_Check, which always says yes once there was a subinterpreter (Python/pystate.c).
         let holds_gil = current == thread;
         if careful && thread != 0 {
-            self.layout.walk(thread, careful_read, |frame| each(frame, holds_gil));
+            self.layout.walk(thread, Careful, |frame| each(frame, holds_gil));
         } else if thread != 0 {
-            // SAFETY: the frames of the calling thread, which is inside C code and so leaves them alone; the layout was checked.
-            self.layout.walk(
-                thread,
-                |address| Some(unsafe { *(address as *const usize) }),
-                |frame| each(frame, holds_gil),
-            );
+            // SAFETY: the calling thread, which is inside C code; the layout was checked before this was installed.
+            let reader = unsafe { InPlace::new(holds_gil) };
+            self.layout.walk(thread, reader, |frame| each(frame, holds_gil));
         }
     }
 }
@@ -252,8 +338,4 @@ fn symbol_range(start: Pointer) -> (u64, u64) {
         }
     };
     (start as u64, start as u64 + size)
-}
-
-fn careful_read(address: usize) -> Option<usize> {
-    Memory::open().ok()?.try_word(address)
 }

@@ -23,7 +23,7 @@ PyMODINIT_FUNC PyInit_zoo(void)
         zoo_native_methods, zoo_rhythm_methods,  zoo_object_methods, zoo_thread_methods,
         zoo_noise_methods,  zoo_bounded_methods, zoo_churn_methods,
     };
-    PyObject *module = PyModule_Create(&zoo_module);
+    PyObject *module = zoo_module_create(&zoo_module);
     if (module == NULL)
         return NULL;
     for (size_t i = 0; i < sizeof tables / sizeof tables[0]; i++) {

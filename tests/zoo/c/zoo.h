@@ -6,8 +6,10 @@
 #ifndef ZOO_H
 #define ZOO_H
 
-/* The stable ABI of CPython 3.9: one .so for every later version (PEP 384). */
-#ifndef Py_LIMITED_API
+#include <pyconfig.h> /* Says whether the interpreter has a GIL. */
+
+/* The stable ABI of CPython 3.9: one .so for every later version (PEP 384), without a GIL for none. */
+#if !defined(Py_LIMITED_API) && !defined(Py_GIL_DISABLED)
 #define Py_LIMITED_API 0x03090000
 #endif
 #define PY_SSIZE_T_CLEAN
@@ -33,6 +35,17 @@
 
 /* A helper that must not be a frame of its own. */
 #define ZOO_INLINED inline __attribute__((always_inline))
+
+/* A module that does not have the GIL switched on, where there is a switch. */
+static inline PyObject *zoo_module_create(struct PyModuleDef *definition)
+{
+    PyObject *module = PyModule_Create(definition);
+#ifdef Py_GIL_DISABLED
+    if (module != NULL)
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
+}
 
 /* None, or MemoryError when `block` is NULL. */
 PyObject *zoo_done(void *block);

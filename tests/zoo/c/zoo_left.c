@@ -540,5 +540,5 @@ static struct PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit_zoo_left(void)
 {
-    return PyModule_Create(&module);
+    return zoo_module_create(&module);
 }

@@ -38,7 +38,7 @@ static int fill(PyObject *module)
 
 PyMODINIT_FUNC PyInit_zoo_refs(void)
 {
-    PyObject *module = PyModule_Create(&zoo_refs_module);
+    PyObject *module = zoo_module_create(&zoo_refs_module);
     if (module == NULL)
         return NULL;
     PyMethodDef *const tables[] = {zoo_refs_bugs, zoo_refs_objects, zoo_refs_twins};

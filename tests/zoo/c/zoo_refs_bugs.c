@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#ifdef Py_GIL_DISABLED
+typedef Py_buffer Buffer;
+#else
 /* A Py_buffer and its function: part of the stable ABI since CPython 3.11, and
  * the same before (Include/cpython/object.h of 3.9). */
 typedef struct {
@@ -17,6 +20,7 @@ typedef struct {
 
 PyAPI_FUNC(int) PyObject_GetBuffer(PyObject *, Buffer *, int);
 PyAPI_FUNC(void) PyBuffer_Release(Buffer *);
+#endif
 
 enum { BUFFER_SIMPLE = 0 }; /* PyBUF_SIMPLE. */
 

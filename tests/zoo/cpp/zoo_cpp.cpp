@@ -1,7 +1,8 @@
 // The extension module `zoo_cpp`: leaks as C++ makes them, and twins.
 // ../manifest.py says what each function loses.
 
-#ifndef Py_LIMITED_API
+#include <pyconfig.h> // Says whether the interpreter has a GIL.
+#if !defined(Py_LIMITED_API) && !defined(Py_GIL_DISABLED)
 #define Py_LIMITED_API 0x03090000
 #endif
 #define PY_SSIZE_T_CLEAN
@@ -238,4 +239,12 @@ PyModuleDef definition = {
 
 } // namespace zoo_cpp
 
-PyMODINIT_FUNC PyInit_zoo_cpp(void) { return PyModule_Create(&zoo_cpp::definition); }
+PyMODINIT_FUNC PyInit_zoo_cpp(void)
+{
+    PyObject *module = PyModule_Create(&zoo_cpp::definition);
+#ifdef Py_GIL_DISABLED
+    if (module != nullptr)
+        PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    return module;
+}

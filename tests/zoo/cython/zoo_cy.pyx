@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, freethreading_compatible=True
 """The extension module `zoo_cy`: leaks as Cython code makes them, and twins.
 
 ../manifest.py says what each function loses.

@@ -104,6 +104,15 @@ pub unsafe fn start(options: Options) -> Result<(), Error> {
     }
     let only_own = if options.threads == Threads::Own { ONLY_OWN } else { 0 };
     STATE.store(u64::from(session) << 32 | only_own, Ordering::SeqCst);
+    if options.python {
+        let is_seen = |allocate: &mut dyn FnMut()| {
+            let before = totals().own.blocks;
+            watched(allocate);
+            totals().own.blocks > before
+        };
+        // SAFETY: the caller holds the GIL.
+        unsafe { pymem::install_raw(is_seen) };
+    }
     Ok(())
 }
 
@@ -198,6 +207,7 @@ fn handle_forks() {
             followed::unlock_after_fork();
             marks::unlock_after_fork();
             made::unlock_after_fork();
+            pymem::unlock_after_fork();
             MAPPED.force_unlock();
             LIVE.unlock_after_fork();
             FREED.unlock_after_fork();

@@ -12,7 +12,7 @@ use super::Run;
 use crate::budget::Spent;
 use crate::check::Error;
 use crate::room::with_room;
-use crate::sites::{IDLE, Survey};
+use crate::sites::Survey;
 use crate::subject::Subject;
 
 const NO_TIME: &str = "another thread allocates, and no calls or no time were left to see whether it works for the calls; its \
@@ -56,10 +56,12 @@ impl<S: Subject> Run<'_, S> {
         }
         let patience = self.patience();
         self.come_to_rest_within(patience, NAPS);
-        // Some are from earlier looks.
+        self.sites.begin_idle();
+        // After many looks, some are from earlier ones.
         let mut idle_before = self.survey_all().idle_by_site();
         let (mut busy_time, mut idle_time) = (Duration::ZERO, Duration::ZERO);
         let mut rounds = Vec::new();
+        let settled_before = self.times_settled;
         for round in 1..=ROUNDS {
             let started = Instant::now();
             let first = self.calls + 1;
@@ -74,8 +76,9 @@ impl<S: Subject> Run<'_, S> {
             rounds.push(first..=self.calls);
             busy_time += started.elapsed();
         }
-        self.let_pass(idle_time);
-        self.settle();
+        let times_settled = self.times_settled - settled_before;
+        let in_time = |time: Duration| (f64::from(times_settled) * time.as_secs_f64() / busy_time.as_secs_f64()) as u32;
+        self.let_pass(idle_time, in_time(idle_time));
         let mut survey = self.survey_all();
         let idle = |survey: &Survey, before: &HashMap<usize, u64>, at: usize| {
             let known = before.get(&survey.sites[at].id).copied().unwrap_or(0);
@@ -107,10 +110,10 @@ impl<S: Subject> Run<'_, S> {
             (!keeps_step(&survey, &idle_before, at, idle_time)).then_some(rate)
         });
         if let Some(slowest) = doubtful.reduce(f64::min) {
-            idle_before = survey.idle_by_site();
+            self.sites.begin_idle();
+            idle_before = self.survey_all().idle_by_site();
             idle_time = idle_time.max(Duration::from_secs_f64(ENOUGH / slowest)).min(LONGEST);
-            self.let_pass(idle_time);
-            self.settle();
+            self.let_pass(idle_time, in_time(idle_time));
             survey = self.survey_all();
         }
         let (in_step, alone): (Vec<usize>, Vec<usize>) = foreign(self, &survey)
@@ -189,10 +192,18 @@ impl<S: Subject> Run<'_, S> {
         }
     }
 
-    /// Lets the time pass while nothing is called.
-    fn let_pass(&mut self, time: Duration) {
-        hooks::leave_call(IDLE);
-        self.subject.idle(time);
+    /// Lets the time pass while nothing is called, and settles meanwhile as often as among calls, the last time at its end.
+    /// Each time a runtime empties its free lists, and what a thread makes next has new blocks in place of those that it had:
+    /// that would look like keeping step.
+    fn let_pass(&mut self, time: Duration, times: u32) {
+        /// Of fewer, all might meet a free list that is empty.
+        const LEAST: u32 = 4;
+        let times = times.max(LEAST);
+        for _ in 0..times {
+            hooks::leave_call(self.sites.idle);
+            self.subject.idle(time / times);
+            self.settle();
+        }
     }
 
     /// All sites, those of other threads too.
