@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := build/venv
 SITE := build/site
 PY := $(VENV)/bin/python
+# Or "others": all but the default one.
+PYTHONS ?= all
 # Two at a time: most tests are a process of their own, and wait for it.
 PYTEST := LEAKTIGHT_SITE=$(SITE) $(PY) -m pytest -q -n 2 --dist worksteal
 PLUGIN_TESTS := $(wildcard tests/test_pytest_*.py)
@@ -35,7 +37,7 @@ test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out,
 	$(PYTEST) -m thorough
 
 test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.15 that is found here, with a GIL and without
-	LEAKTIGHT_PYTHONS=all $(PYTEST) \
+	LEAKTIGHT_PYTHONS=$(PYTHONS) $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
 		tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py tests/test_free_threaded.py
 

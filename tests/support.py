@@ -81,11 +81,16 @@ def free_threaded() -> list[Python]:
 
 
 def everywhere() -> list[Python]:
-    """The interpreters that a test is to be run on: the running one, or with LEAKTIGHT_PYTHONS all, or those without a GIL."""
+    """The interpreters that a test is to be run on: the running one, or as LEAKTIGHT_PYTHONS says all, all others, or those
+    without a GIL."""
     asked = os.environ.get("LEAKTIGHT_PYTHONS")
-    if asked == "free-threaded":
-        return free_threaded()
-    return [*pythons(), *free_threaded()] if asked == "all" else pythons()[:1]
+    every = {"all": [*pythons(), *free_threaded()], "others": [*pythons()[1:], *free_threaded()], "free-threaded": free_threaded()}
+    return every[asked] if asked else pythons()[:1]
+
+
+def with_gil() -> list[Python]:
+    """Those of them that have one, for tests of what needs it."""
+    return [python for python in everywhere() if not python.is_free_threaded]
 
 
 def _python(path: str) -> Optional[Python]:

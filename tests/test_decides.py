@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
-from support import leaktight, pythons, run
+from support import leaktight, pythons, run, with_gil
 
-PYTHONS = pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else pythons()[:1]
+PYTHONS = with_gil()
 
 CHECK = """
 import functools, itertools, leaktight, time

@@ -1,12 +1,11 @@
 """The whole path by which something is held: from a root to the block, each step named."""
 
 import json
-import os
 
 import pytest
-from support import leaktight, pythons, run
+from support import leaktight, run, with_gil
 
-EVERYWHERE = pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else pythons()[:1]
+EVERYWHERE = with_gil()
 pytestmark = pytest.mark.parametrize("python", EVERYWHERE, ids=str)
 
 APP = """

@@ -10,8 +10,7 @@ import pytest
 import support
 from references import CASES
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.with_gil()
 BUGS = [case for case in CASES if case.verdict == "leak" and case.kind in ("reference", "over-release")]
 
 #: Where no write shows the function: it returns what it has only borrowed, and the interpreter gives that back.
@@ -80,7 +79,7 @@ def _bare(function):
 
 
 LEAK = "import zoo_refs; KEY = ''.join(['time', 'out'])", "zoo_refs.leak_passed(KEY)"
-PYTHON = PYTHONS[0]
+PYTHON = support.pythons()[0]
 
 
 BUFFERS = ["leak_buffer", "leak_buffer_bytearray", "cy_leak_buffer"]
@@ -154,7 +153,7 @@ Careful = ctypes.cast(zoo_refs.addresses()["Careful"], ctypes.py_object).value
 class Sub(Careful): pass
 """
     for name in ("Careful", "Sub"):
-        found, _ = finding(PYTHONS[0], setup, f"{name}(); zoo_refs.leak_passed({name}); {name}()")
+        found, _ = finding(support.pythons()[0], setup, f"{name}(); zoo_refs.leak_passed({name}); {name}()")
         assert [frame["function"] for frame in found["stack"]][:1] == ["leak_passed"] and found["blocks_per_call"] == 1, found
 
 

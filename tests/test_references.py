@@ -1,7 +1,6 @@
 """Every miscounted reference of the zoo is found at its exact rate and named, and no twin is called one."""
 
 import json
-import os
 
 import clean_calls
 import packages
@@ -9,8 +8,7 @@ import pytest
 import support
 from references import CASES
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.with_gil()
 KINDS = ("reference", "over-release")
 
 
@@ -50,7 +48,7 @@ def test_published_packages(python):
 
 def test_what_the_exit_status_fails_on():
     def status(statement, *options):
-        return support.leaktight(PYTHONS[0], "check", *options, "-s", "import zoo_refs; KEY = 'time' + str(1)", statement).returncode
+        return support.leaktight(support.pythons()[0], "check", *options, "-s", "import zoo_refs; KEY = 'time' + str(1)", statement).returncode
 
     assert status("zoo_refs.leak_module_type()") == 1
     assert status("zoo_refs.leak_module_type()", "--fail-on=error") == 0

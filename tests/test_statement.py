@@ -6,10 +6,10 @@ import json
 import os
 
 import pytest
-from support import leaktight, pythons, run
+from support import leaktight, pythons, run, with_gil
 
 PYTHON = pythons()[0]
-EVERYWHERE = pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else pythons()[:1]
+EVERYWHERE = with_gil()
 
 LOUD = "import ctypes, os, subprocess; native = ctypes.CDLL(None)"
 PRINTS = "print('python'); native.puts(b'C'); os.write(1, b'system\\n')"

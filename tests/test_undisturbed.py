@@ -9,8 +9,7 @@ import time
 import pytest
 import support
 
-EVERYWHERE = os.environ.get("LEAKTIGHT_PYTHONS") == "all"
-PYTHONS = support.pythons() if EVERYWHERE else support.pythons()[:1]
+PYTHONS = support.with_gil()
 
 #: Makes objects before the check. `drop` takes the last reference to one of them away, in each of the first calls.
 CONN = """

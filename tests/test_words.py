@@ -9,9 +9,9 @@ import shlex
 import subprocess
 
 import pytest
-from support import ROOT, leaktight, pythons, run
+from support import ROOT, leaktight, pythons, run, with_gil
 
-EVERYWHERE = pythons() if os.environ.get("LEAKTIGHT_PYTHONS") == "all" else pythons()[:1]
+EVERYWHERE = with_gil()
 INCREF = "import ctypes, gc; incref = ctypes.pythonapi.Py_IncRef; incref.argtypes = [ctypes.py_object]; incref.restype = None\n"
 
 pytestmark = pytest.mark.parametrize("python", EVERYWHERE, ids=str)
