@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 
+import packages
 import pytest
 import support
 from manifest import find
@@ -100,6 +101,24 @@ else:
 """
     done = support.run(python, ["-W", "ignore:leaktight cannot see here", "-c", script])
     assert done.returncode == 0, done.stderr
+
+
+#: Pure Python, as in requirements.txt.
+PYTEST = ["--no-deps", "pytest==8.4.2", "iniconfig==2.1.0", "packaging==26.3", "pluggy==1.6.0", "pygments==2.21.0"]
+
+
+def test_pytest_names_exactly_the_leaking_tests(python, tmp_path):
+    for file in (support.ROOT / "tests" / "pytest-demo").glob("*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    tools = packages.wheels("pytest", PYTEST, python.version, free_threaded=True)
+    done = support.run(
+        python, ["-m", "pytest", "-p", "no:cacheprovider", "--leaks", str(tmp_path)], paths=[tools, *support.zoo_of(python)], timeout=600
+    )
+    # One keeps what it makes, and can be told from a cache only where there is the time for thousands of calls.
+    assert done.returncode == 1 and (" 11 leaked in " in done.stdout or " 10 leaked in " in done.stdout), done.stdout
+    leaked = {line.split("::")[-1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith("LEAKED ")}
+    assert leaked and all("leaks" in name for name in leaked), leaked
+    assert "not seen here: leaked references" in done.stdout, done.stdout
 
 
 CRASH = """
