@@ -14,7 +14,8 @@ use crate::alone::is_free_threaded;
 /// frozen, so that the many collections of a check are nearly free.
 pub(crate) struct AtRest {
     collect: Py<PyAny>,
-    /// What it has returned last, if that is not to be freed before the next collection.
+    /// What it has returned last. It is not freed before the next collection, as it would be on a free list then (from 3.14 on),
+    /// and a number that a call leaks would be made of it, unseen.
     result: Option<Py<PyAny>>,
     frozen: Option<FrozenHeap>,
     gc: Py<PyModule>,
@@ -48,7 +49,10 @@ impl AtRest {
         unsafe { ffi::PyType_ClearCache() };
         match is_free_threaded(py) {
             true => self.collect_beside_others(py),
-            false => drop(self.collect(py)),
+            false => {
+                self.result = None;
+                self.result = self.collect(py);
+            }
         }
     }
 
@@ -60,8 +64,7 @@ impl AtRest {
         for _ in 0..MOST {
             let is_left = leave_garbage(py).is_ok();
             self.result = None;
-            // Others may leave thousands of objects. Their number, which `collect` returns, would be on a free list then, and
-            // the next one that a call leaks would be made of it, unseen. So it is not asked where this function will do.
+            // The number that `collect` returns comes from a free list, or goes there; so it is not asked where this will do.
             // SAFETY: attached to the interpreter.
             let mut found = unsafe { ffi::PyGC_Collect() };
             if found == 0 && !self.is_enabled(py) {
