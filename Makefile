@@ -89,7 +89,7 @@ bench: $(SITE)/.done ## reproduce every figure that the docs quote, beside its r
 bench-suites: $(SITE)/.done ## test suites of published packages with pytest --leaks; takes about an hour
 	$(PY) benches/suites.py --package $(SITE)
 
-soak: $(SITE)/.done ## the whole zoo fifty times over; no verdict may differ
+soak: $(SITE)/.done ## both zoos fifty times over; no verdict may differ
 	LEAKTIGHT_SITE=$(SITE) $(PY) tests/soak.py
 
 sanitize: $(VENV)/.done ## the address and the thread sanitizer; needs a nightly toolchain, and says what was not run
