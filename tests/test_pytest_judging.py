@@ -70,6 +70,34 @@ def test_what_one_of_the_first_rounds_does_not_show_is_no_less_a_leak(project):
     assert all(runs[f"test_buffer[{rests}]"] > 3 for rests in (2, 3)), runs
 
 
+def test_references_lost_in_each_run_are_found_whatever_else_moves_the_count(project):
+    project.write(
+        """
+        import itertools, zoo_refs, pytest
+        class Thing: pass
+        NUMBER, REAL, RING, TURNS, ONCE, HELD = 10**30, 3.75, Thing(), Thing(), Thing(), Thing()
+        ring, now_and_then, count = [], [], itertools.count()
+        def test_number(): zoo_refs.leak_passed(NUMBER)
+        def test_float(): zoo_refs.leak_passed(REAL)
+        def test_ring():
+            zoo_refs.leak_passed(RING)
+            ring.append(RING)
+            del ring[:-5]
+        def test_one_or_two():
+            for _ in range(1 + next(count) % 2): zoo_refs.leak_passed(TURNS)
+        def test_now_and_then():
+            zoo_refs.leak_passed(ONCE)
+            if now_and_then: now_and_then.clear()
+            else: now_and_then.append(ONCE)
+        def test_only_held(): ring.append(HELD)
+        def test_only_used(): [NUMBER, REAL, HELD] * 3
+        """
+    )
+    found = verdicts(project.leaks("--leaks-checks", "references", status=1))
+    lost = ("test_number", "test_float", "test_ring", "test_one_or_two", "test_now_and_then")
+    assert found == {**dict.fromkeys(lost, "leak"), "test_only_held": "clean", "test_only_used": "clean"}
+
+
 def test_what_leaves_nothing_behind_takes_three_runs(project):
     project.write(
         """

@@ -131,8 +131,10 @@ fn maker_of(lives: &[Vec<Write>], names: &mut Names, subject: &mut impl Subject)
     (!common.frames.is_empty()).then_some(common)
 }
 
-/// Makes one of findings that turn out to have the same maker: some of their objects came from a free list.
+/// Makes one of findings that turn out to have the same maker: some of their objects came from a free list. So did what is
+/// told of a few such objects beside many whose maker is known, at a place where an earlier owner may have been.
 fn join(findings: &mut Vec<Finding>) {
+    const FEW: f64 = 1.0 / 16.0;
     let mut at = 1;
     while at < findings.len() {
         let (before, [finding, ..]) = findings.split_at_mut(at) else {
@@ -140,10 +142,14 @@ fn join(findings: &mut Vec<Finding>) {
         };
         let is_same = |other: &&mut Finding| {
             let what = |of: &Finding| (of.kind, of.certainty, of.severity, of.type_name.clone());
+            let are_few = finding.earlier_owner
+                && !other.earlier_owner
+                && finding.block_size == other.block_size
+                && finding.blocks_per_call < FEW * other.blocks_per_call;
             what(other) == what(finding)
                 && finding.kind == Kind::Memory
                 && finding.type_name.is_some()
-                && other.stack == finding.stack
+                && (other.stack == finding.stack || are_few)
         };
         let Some(first) = before.iter_mut().find(is_same) else {
             at += 1;

@@ -17,8 +17,9 @@ MOST = 4000
 #: Containers of the test's module whose items count, too, up to this length.
 MOST_ITEMS = 100
 SINGLETONS = frozenset(map(id, (..., NotImplemented, (), "", b"")))
-#: Types whose values the interpreter shares between all who use them.
-COMMON = (type(None), bool, int, float)
+#: Types whose values the interpreter shares between all who use them, as it does with small numbers (from 3.15 on up to 1,024).
+COMMON = (type(None), bool)
+SMALL_NUMBERS = range(-5, 1025)
 
 
 def objects_of(item: pytest.Function) -> list[Any]:
@@ -33,7 +34,12 @@ def objects_of(item: pytest.Function) -> list[Any]:
 
 
 def _worth_counting(values: Iterable[Any]) -> dict[int, Any]:
-    return {id(value): value for value in values if type(value) not in COMMON and id(value) not in SINGLETONS}
+    return {id(value): value for value in values if not _is_shared(value)}
+
+
+def _is_shared(value: Any) -> bool:
+    kind = type(value)
+    return kind in COMMON or id(value) in SINGLETONS or (kind is int and value in SMALL_NUMBERS)
 
 
 def _shared() -> dict[int, Any]:

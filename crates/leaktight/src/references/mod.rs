@@ -258,18 +258,19 @@ impl References {
         ))
     }
 
-    /// What may have moved by the same number in each of a few calls. Of several looks the first decides, and the others
-    /// may be one off.
+    /// What may have moved up, or down, in each of a few calls.
     fn moved_early(&self) -> Vec<usize> {
-        let [(first, _), between @ .., (calls, last)] = self.samples.as_slice() else {
+        let Some((_, last)) = self.samples.last() else {
             return Vec::new();
         };
-        let calls = i64::from(calls - first);
         let keeps_step = |object: usize, by: i64| {
-            let fits = |(at, changes): &(u32, Vec<(usize, i64)>)| {
-                change_of(changes, object) * calls == by * i64::from(at - first)
-            };
-            by % calls == 0 && between.iter().all(fits)
+            self.samples.windows(2).all(|pair| {
+                let [(from, before), (to, after)] = pair else {
+                    return false;
+                };
+                let moved = change_of(after, object) - change_of(before, object);
+                moved * by.signum() >= i64::from(to - from)
+            })
         };
         let moved = last
             .iter()
