@@ -78,6 +78,20 @@ def test_where_memory_comes_through_a_free_list_the_line_is_as_sure_as_counts_ca
     assert "perhaps made here" in text(python, setup, f"incref({made})")
 
 
+def test_a_lost_object_of_many_is_told_where_it_was_made_and_nowhere_else(python):
+    """Free lists hand memory on from one to the other, in an order that changes."""
+    setup = (
+        INCREF
+        + "import random\ndef lists(): return [[] for _ in range(60)]\ndef tuples(): return [(number, 0) for number in range(200)]"
+        + "\ndef floats(): return [number * 1.5 for number in range(200)]\ndef lose(): incref([])\nORDER = [lists, tuples, floats]"
+        + "\ndef mixed():\n    random.shuffle(ORDER)\n    for make in ORDER: make()\n    lose()\n    for make in ORDER: make()"
+    )
+    for _ in range(3):
+        found = findings(python, setup, "mixed()")
+        assert found and "earlier_owner" not in found[0] and found[0]["stack"][0]["function"] == "lose", found
+        assert all(finding["type_name"] == "list" and finding["stack"][0]["function"] == "lose" for finding in found), found
+
+
 def test_a_cycle_that_the_collector_cannot_see(python):
     found = one(python, "import zoo", "zoo.leak_self_cycle()")
     assert found["in_cycle"] and "Py_DECREF" not in found["message"]
