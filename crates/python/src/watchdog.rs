@@ -4,7 +4,7 @@ use std::ffi::c_long;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -12,7 +12,7 @@ use pyo3::sync::MutexExt;
 
 use crate::judge::CallTimeout;
 
-/// How long after the end of the time budget a call may go on.
+/// How long after the end of the time budget a call may go on, and how long it may take in any case.
 const GRACE: Duration = Duration::from_secs(1);
 /// How often to look whether a call runs.
 const POLL: Duration = Duration::from_millis(100);
@@ -31,8 +31,8 @@ pub(crate) struct Watchdog {
 /// What the two threads tell each other.
 #[derive(Default)]
 struct Call {
-    /// A call is being made.
-    runs: bool,
+    /// A call is being made, since then.
+    since: Option<Instant>,
     /// It was interrupted.
     interrupted: bool,
 }
@@ -53,18 +53,24 @@ impl Watchdog {
             if !wait(budget.saturating_add(GRACE)) {
                 return;
             }
-            // No call is started any more, but what was seen is still being judged.
-            while !watched.lock().unwrap_or_else(PoisonError::into_inner).runs {
-                if !wait(POLL) {
+            loop {
+                // What was seen is still being judged, or the time was spent between the calls.
+                let since = watched.lock().unwrap_or_else(PoisonError::into_inner).since;
+                let Some(late) = since.filter(|since| since.elapsed() >= GRACE) else {
+                    if !wait(POLL) {
+                        return;
+                    }
+                    continue;
+                };
+                // Waits for the GIL on a thread of its own, since native code may never let go of it.
+                let call = watched.clone();
+                std::thread::spawn(move || leaktight::unwatched(|| interrupt(target, &call, late)));
+                if !wait(LAST_WAIT) {
                     return;
                 }
-            }
-            // Waits for the GIL on a thread of its own, since native code may never let go of it.
-            std::thread::spawn(move || leaktight::unwatched(|| interrupt(target, &watched)));
-            if let Some(give_up) = give_up
-                && wait(LAST_WAIT)
-            {
-                give_up(budget);
+                if watched.lock().unwrap_or_else(PoisonError::into_inner).since == Some(late) {
+                    return give_up.into_iter().for_each(|give_up| give_up(budget));
+                }
             }
         };
         // What the thread allocates is the tracker's own.
@@ -94,14 +100,14 @@ impl Watchdog {
 
     /// A call begins; it may be interrupted from now on.
     pub(crate) fn call_begins(&self, py: Python<'_>) {
-        lock(py, &self.call).runs = true;
+        lock(py, &self.call).since = Some(Instant::now());
     }
 
     /// The call has ended. Returns whether it was interrupted; an exception that was not delivered in
     /// time is taken back.
     pub(crate) fn call_ends(&self, py: Python<'_>) -> bool {
         let mut call = lock(py, &self.call);
-        call.runs = false;
+        call.since = None;
         if call.interrupted {
             // SAFETY: attached; null takes back what is not delivered yet.
             unsafe { ffi::PyThreadState_SetAsyncExc(self.target, std::ptr::null_mut()) };
@@ -110,10 +116,11 @@ impl Watchdog {
     }
 }
 
-fn interrupt(target: c_long, call: &Mutex<Call>) {
+/// Interrupts the call that began at `late`, unless it has ended by now.
+fn interrupt(target: c_long, call: &Mutex<Call>, late: Instant) {
     Python::attach(|py| {
         let mut call = lock(py, call);
-        if call.runs {
+        if call.since == Some(late) {
             call.interrupted = true;
             let class = py.get_type::<CallTimeout>();
             // SAFETY: attached; an unknown thread number is ignored.

@@ -270,18 +270,18 @@ fn example(finding: &Finding) -> Option<String> {
 
 /// What the stack of an object is: the place where it was made, as far as that is sure.
 fn made(finding: &Finding) -> Option<String> {
-    let name = finding
-        .type_name
-        .as_ref()
-        .filter(|_| finding.kind == Kind::Memory && !finding.stack.is_empty())?;
-    Some(match finding.earlier_owner {
-        false => "made here:".to_owned(),
-        true => format!(
-            "perhaps made here; memory of {} `{name}` may come from a free list, and this is then where an earlier owner \
-             of it was made:",
-            article(name)
-        ),
-    })
+    if finding.kind != Kind::Memory || finding.stack.is_empty() {
+        return None;
+    }
+    let what = match &finding.type_name {
+        Some(_) if !finding.earlier_owner => return Some("made here:".to_owned()),
+        Some(name) => format!("memory of {} `{name}`", article(name)),
+        None if finding.earlier_owner => "this memory".to_owned(),
+        None => return None,
+    };
+    Some(format!(
+        "perhaps made here; {what} may come from a free list, and this is then where an earlier owner of it was made:"
+    ))
 }
 
 /// What the stack of references is, or why there is none.

@@ -96,7 +96,12 @@ fn the_line_of_an_object_is_where_it_was_made() {
         earlier_owner: true,
         ..lost_dict()
     };
-    let report = leak("zoo.configure()", vec![with_message(sure), unsure]);
+    let nameless = Finding {
+        type_name: None,
+        earlier_owner: true,
+        ..lost_dict()
+    };
+    let report = leak("zoo.configure()", vec![with_message(sure), unsure, nameless]);
     assert_snapshot!(at_width(&report, 100));
 }
 
