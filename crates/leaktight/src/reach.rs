@@ -8,6 +8,8 @@
 //! Memory is read once, from its beginning to its end, whatever the blocks in it are: what points where is noted, and
 //! followed afterwards.
 
+use std::ops::Range;
+
 use leaktight_elf::loaded_objects;
 use leaktight_hooks as hooks;
 use leaktight_liveset::{Block, Family, MappedVec, OutOfMemory};
@@ -33,8 +35,8 @@ struct Node {
     /// Where a word points to this block from outside of all tracked blocks or from a reached one;
     /// 0 = nowhere.
     held_at: usize,
-    /// The way to it begins at such a word.
-    is_told: bool,
+    /// What the way to it begins at.
+    name: Name,
     /// A block that points to this one, be it lost or not, as its index plus 1; 0 = none does.
     owner: u32,
     /// Where the block has links of a list of all objects, 0 = nowhere, and the two words that link to it.
@@ -72,7 +74,7 @@ impl Reach {
                 end: block.address + block.size.max(1),
                 birth: block.birth,
                 held_at: 0,
-                is_told: false,
+                name: Name::None,
                 owner: 0,
                 links,
                 linked_from: linked_from(&memory, links),
@@ -100,11 +102,10 @@ impl Reach {
             reached: MappedVec::new(),
             edges: MappedVec::new(),
             told: statics::of_program(subject),
+            frames: 0..0,
         };
-        marker
-            .told
-            .extend(mapping_around(own_stack).map(|(_, end)| (own_stack, end)));
         marker.told.sort_unstable();
+        marker.frames = mapping_around(own_stack).map_or(0..0, |(_, end)| own_stack..end);
         let stretches = Stretches::around(marker.nodes.iter().map(|node| (node.address, node.end)));
         each_piece(|bytes, at| marker.scan(&stretches, bytes, at))?;
         marker.follow().map_err(std::io::Error::other)?;
@@ -158,6 +159,14 @@ fn linked_from(memory: &Memory, links: usize) -> (usize, usize) {
     (previous, next + 8)
 }
 
+/// What a person can be told of a word that holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    None,
+    Frame,
+    Static,
+}
+
 struct Marker {
     memory: Memory,
     /// The data of libc, where malloc keeps its lists.
@@ -169,8 +178,10 @@ struct Marker {
     reached: MappedVec<u32>,
     /// Which block points to which, and the address of the word that does.
     edges: MappedVec<(u32, u32, usize)>,
-    /// Start and end of static data and of the callers' frames, whose words a person can be told of; by rising address.
+    /// Start and end of static data, whose words a person can be told of; by rising address.
     told: Vec<(usize, usize)>,
+    /// The callers' frames: a person can be told of these, too, but words may be stale there.
+    frames: Range<usize>,
 }
 
 impl Marker {
@@ -200,8 +211,8 @@ impl Marker {
             None if self.is_free(from) => Ok(()),
             None => {
                 self.hold(at, from)?;
-                // Of several words, one that a person can be told.
-                if self.has_name(from) && !self.has_name(self.nodes[at].held_at) {
+                // Of several words, the one that says most to a person.
+                if self.name(from) > self.name(self.nodes[at].held_at) {
                     self.nodes[at].held_at = from;
                 }
                 Ok(())
@@ -209,9 +220,13 @@ impl Marker {
         }
     }
 
-    fn has_name(&self, address: usize) -> bool {
+    fn name(&self, address: usize) -> Name {
         let next = self.told.partition_point(|(start, _)| *start <= address);
-        next.checked_sub(1).is_some_and(|at| address < self.told[at].1)
+        match next.checked_sub(1).is_some_and(|at| address < self.told[at].1) {
+            true => Name::Static,
+            false if self.frames.contains(&address) => Name::Frame,
+            false => Name::None,
+        }
     }
 
     /// Whether the word at `from` is a link of glibc's to the free chunk behind the block. The first word of a chunk's
@@ -263,24 +278,28 @@ impl Marker {
         }
         // First from words that a person can be told of: the way to a block is to begin there, if there is such a way.
         let roots = std::mem::take(&mut self.reached);
-        for at in roots.iter() {
-            if self.has_name(self.nodes[*at as usize].held_at) {
-                self.nodes[*at as usize].is_told = true;
-                self.reached.push(*at)?;
+        for name in [Name::Static, Name::Frame] {
+            self.reached.clear();
+            for at in roots.iter() {
+                let root = self.nodes[*at as usize];
+                if root.name == Name::None && self.name(root.held_at) == name {
+                    self.nodes[*at as usize].name = name;
+                    self.reached.push(*at)?;
+                }
             }
+            self.follow_reached(name)?;
         }
-        self.follow_reached(true)?;
         self.reached = roots;
-        self.follow_reached(false)
+        self.follow_reached(Name::None)
     }
 
-    fn follow_reached(&mut self, is_told: bool) -> Result<(), OutOfMemory> {
+    fn follow_reached(&mut self, name: Name) -> Result<(), OutOfMemory> {
         let mut done = 0;
         while done < self.reached.len() {
             let owner = self.reached[done];
             done += 1;
             // What begins at a root with a name was followed before.
-            if self.nodes[owner as usize].is_told != is_told {
+            if self.nodes[owner as usize].name != name {
                 continue;
             }
             let mut next = self.edges.partition_point(|(of, ..)| *of < owner);
@@ -288,8 +307,8 @@ impl Marker {
                 && of == owner
             {
                 let node = &mut self.nodes[to as usize];
-                if is_told && !node.is_told {
-                    (node.is_told, node.held_at) = (true, from);
+                if name > node.name {
+                    (node.name, node.held_at) = (name, from);
                     self.reached.push(to)?;
                 } else {
                     self.hold(to as usize, from)?;
