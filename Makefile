@@ -39,11 +39,11 @@ test-thorough: $(SITE)/.done ## the behaviour tests that `make test` leaves out,
 test-pythons: $(SITE)/.done ## the zoos, faults, clean calls, resources and the test case on every CPython 3.9 to 3.15 that is found here, with a GIL and without
 	LEAKTIGHT_PYTHONS=$(PYTHONS) $(PYTEST) \
 		tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py tests/test_pythons.py \
-		tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py tests/test_free_threaded.py
+		tests/test_resources.py tests/test_testcase.py tests/test_testcase_checkers.py tests/test_faults.py tests/test_modes.py tests/test_free_threaded.py
 
 test-free-threaded: $(SITE)/.done ## the same tests without a GIL, on CPython 3.14t and 3.15t where they are on PATH or pyenv's; says what was not run
 	LEAKTIGHT_PYTHONS=free-threaded $(PYTEST) tests/test_free_threaded.py tests/test_zoo.py tests/test_clean_calls.py \
-		tests/test_pythons.py tests/test_resources.py tests/test_testcase.py tests/test_faults.py tests/test_modes.py
+		tests/test_pythons.py tests/test_resources.py tests/test_testcase.py tests/test_testcase_checkers.py tests/test_faults.py tests/test_modes.py
 
 # A file with what the build would ask an interpreter, since there may be none here.
 check-free-threaded: ## compile the module for interpreters without a GIL, as far as types: needs none
@@ -66,7 +66,7 @@ test-newest: $(SITE)/.done ## the tests beside other people's packages, with the
 	$(PYTHON) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade $(NEWEST)
 	LEAKTIGHT_SITE=$(SITE) LEAKTIGHT_NEWEST=1 build/newest/bin/python -m pytest -q \
-		tests/test_types.py $(PLUGIN_TESTS) tests/test_testcase.py tests/test_heap.py tests/test_clean_calls.py
+		tests/test_types.py $(PLUGIN_TESTS) tests/test_testcase.py tests/test_testcase_checkers.py tests/test_heap.py tests/test_clean_calls.py
 
 test-newer: $(SITE)/.done ## the same with newer CPythons, C libraries and compilers, in chroots of Debian: needs root, and says what was not run
 	$(PY) tests/zoo/build.py --out build/zoo --language rust >/dev/null

@@ -1,10 +1,12 @@
 """Fixtures for all tests."""
 
+import functools
 import os
 import signal
 
 import pytest
 import support
+import testcases
 from pytest_project import Project
 
 # A shell that starts the tests in the background makes them ignore Ctrl-C, and so would every process
@@ -28,6 +30,12 @@ def zoo():
 def project(tmp_path):
     """A project of a user, with files of its own."""
     return Project(tmp_path)
+
+
+@pytest.fixture(params=support.everywhere(), ids=str)
+def holds(request):
+    """Runs code with a test case, which must not raise."""
+    return functools.partial(testcases.run, request.param)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -13,7 +13,7 @@ legs=("$@")
 [ ${#legs[@]} -gt 0 ] || legs=(trixie:3.13 sid:3.13,3.14,3.15)
 # LEAKTIGHT_NEWER_TESTS names fewer.
 read -ra tests <<<"${LEAKTIGHT_NEWER_TESTS:-tests/test_zoo.py tests/test_references.py tests/test_clean_calls.py \
-  tests/test_pythons.py tests/test_modes.py tests/test_testcase.py tests/test_faults.py \
+  tests/test_pythons.py tests/test_modes.py tests/test_testcase.py tests/test_testcase_checkers.py tests/test_faults.py \
   tests/test_statement.py::test_a_call_that_returns_what_it_should_have_called tests/test_words.py tests/test_pytest_demo.py}"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/leaktight/newer
 report=()

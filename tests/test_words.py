@@ -9,12 +9,10 @@ import shlex
 import subprocess
 
 import pytest
+from reports import INCREF, built, findings, one, text
 from support import ROOT, leaktight, pythons, run, with_gil
 
-EVERYWHERE = with_gil()
-INCREF = "import ctypes, gc; incref = ctypes.pythonapi.Py_IncRef; incref.argtypes = [ctypes.py_object]; incref.restype = None\n"
-
-pytestmark = pytest.mark.parametrize("python", EVERYWHERE, ids=str)
+pytestmark = pytest.mark.parametrize("python", with_gil(), ids=str)
 #: The dict is borrowed, and ctypes takes it for given.
 THREAD_STATE = INCREF + """
 get = ctypes.pythonapi.PyThreadState_GetDict; get.restype = ctypes.py_object
@@ -43,63 +41,6 @@ it = enumerate(enumerate(A()))
 def f(it): next(it)
 """
 FUNCTION = "ctypes.CDLL.__init__.<locals>._FuncPtr"
-
-
-def findings(python, setup, statement, *arguments, **more):
-    done = leaktight(python, "check", "--json", *arguments, "-s", setup, statement, **more)
-    assert done.returncode in (0, 1, 3), done
-    return json.loads(done.stdout)["findings"]
-
-
-def one(python, setup, statement, *arguments, **more):
-    found = findings(python, setup, statement, *arguments, **more)
-    assert len(found) == 1, [finding["message"] for finding in found]
-    return found[0]
-
-
-def text(python, setup, statement, **more):
-    return leaktight(python, "check", "-s", setup, statement, **more).stdout
-
-
-def test_of_an_object_the_place_is_where_it_was_made(python):
-    found = one(python, INCREF, "incref(object())")
-    assert found["message"].endswith("nothing points to it any more; a Py_DECREF is missing in what received it")
-    assert "earlier_owner" not in found and "in_cycle" not in found
-    assert "made here:" in text(python, INCREF, "incref(object())")
-
-
-@pytest.mark.parametrize("made", ["[]", "(N[0], N[1])", "{}", "N[0] * 7.125"])
-def test_where_memory_comes_through_a_free_list_the_line_is_as_sure_as_counts_can_be_watched(python, made):
-    setup = INCREF + "N = [1.5, 2.5]"
-    assert all("earlier_owner" not in finding for finding in findings(python, setup, f"incref({made})"))
-    # A handler of somebody else's: the counts cannot be watched.
-    setup += "; import signal; signal.signal(signal.SIGTRAP, print)"
-    assert all(finding["earlier_owner"] for finding in findings(python, setup, f"incref({made})"))
-    assert "perhaps made here" in text(python, setup, f"incref({made})")
-
-
-def test_a_lost_object_of_many_is_told_where_it_was_made_and_nowhere_else(python):
-    """Free lists hand memory on from one to the other, in an order that changes."""
-    setup = (
-        INCREF
-        + "import random\ndef lists(): return [[] for _ in range(60)]\ndef tuples(): return [(number, 0) for number in range(200)]"
-        + "\ndef floats(): return [number * 1.5 for number in range(200)]\ndef lose(): incref([])\nORDER = [lists, tuples, floats]"
-        + "\ndef mixed():\n    random.shuffle(ORDER)\n    for make in ORDER: make()\n    lose()\n    for make in ORDER: make()"
-    )
-    for _ in range(3):
-        found = findings(python, setup, "mixed()")
-        assert found and "earlier_owner" not in found[0] and found[0]["stack"][0]["function"] == "lose", found
-        assert all(finding["type_name"] == "list" and finding["stack"][0]["function"] == "lose" for finding in found), found
-
-
-def test_a_cycle_that_the_collector_cannot_see(python):
-    found = one(python, "import zoo", "zoo.leak_self_cycle()")
-    assert found["in_cycle"] and "Py_DECREF" not in found["message"]
-
-
-def test_memory_that_is_no_object_is_not_made(python):
-    output = text(python, "import zoo", "zoo.leak_malloc()")
-    assert "made here" not in output and "Py_DECREF" not in output
 
 
 @pytest.mark.parametrize(
@@ -207,26 +148,6 @@ def test_a_script_that_is_run_in_each_call_is_no_module(python, tmp_path):
     setup = f"import runpy; path = {str(tmp_path / 'again.py')!r}"
     found = findings(python, setup, "runpy.run_path(path)")
     assert found and not any("initialisation" in finding["message"] for finding in found), found
-
-
-def test_names_of_cxx_are_demangled(python):
-    found = findings(python, "import zoo_cpp", "zoo_cpp.leak_new()") or findings(python, "import zoo_cpp", "zoo_cpp.leak_vector()")
-    assert found and not any((finding.get("via") or "").startswith("_Z") for finding in found), found
-
-
-#: `mov edi, 100; mov rax, PyObject_Malloc; call rax; ret`, with the stack aligned for the call.
-MACHINE_CODE = """
-import ctypes, mmap, struct
-take = ctypes.cast(ctypes.pythonapi.PyObject_Malloc, ctypes.c_void_p).value
-code = b'\\x48\\x83\\xec\\x08\\xbf\\x64\\0\\0\\0\\x48\\xb8' + struct.pack('<Q', take) + b'\\xff\\xd0\\x48\\x83\\xc4\\x08\\xc3'
-memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC); memory.write(code)
-made = ctypes.PYFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
-"""
-
-
-def test_code_made_at_run_time_is_called_that(python):
-    found = one(python, MACHINE_CODE, "made()")
-    assert "<code made at run time>" in [frame.get("function") for frame in found["stack"]], found
 
 
 def test_a_small_int_is_not_named_after_an_equal_constant(python):
@@ -407,64 +328,6 @@ def test_what_cannot_be_done_here_is_told_everywhere(python, tmp_path):
         assert "not seen here: leaked references" in done.stdout, done
 
 
-def built(folder, name, source, *flags):
-    """A library from C, or from C++ if its name says so."""
-    path, library = folder / name, folder / f"{name.split('.')[0]}.so"
-    path.write_text(source)
-    compiler = "c++" if name.endswith(".cpp") else "cc"
-    subprocess.run([compiler, "-g", "-shared", "-fPIC", "-fno-builtin", *flags, str(path), "-o", str(library)], check=True)
-    return f"import ctypes; library = ctypes.CDLL({str(library)!r})\n"
-
-
-def in_library(found):
-    return [frame for frame in found["stack"] if "/pytest-" in frame.get("module", "")]
-
-
-NAMED_LIKE_TYPES = """
-#include <stdlib.h>
-static void *volatile lost;
-__attribute__((noinline)) static void i(void) { lost = malloc(100); lost = NULL; }
-__attribute__((noinline)) static void St(void) { i(); }
-static inline __attribute__((always_inline)) void PKc(void) { St(); lost = NULL; }
-void leak(void) { PKc(); lost = NULL; }
-"""
-
-
-@pytest.mark.parametrize("flags", [["-O1"], ["-O1", "-g0"], ["-O1", "-g1"]], ids=["debug", "none", "lines"])
-def test_a_name_in_c_is_no_type_of_cxx(python, tmp_path, flags):
-    found = one(python, built(tmp_path, "types.c", NAMED_LIKE_TYPES, *flags), "library.leak()")
-    names = [frame["function"] for frame in in_library(found) if not frame["inlined"]]
-    assert names == ["i", "St", "leak"], found["stack"]
-    # Between them and the statement are frames of ctypes, which nobody asked for.
-    assert [frame["function"] for frame in found["stack"] if frame not in in_library(found)] == ["<module>"], found["stack"]
-
-
-def test_frames_of_ctypes_are_shown_where_it_allocates(python):
-    found = one(python, INCREF, "incref(ctypes.c_long(2**40))")
-    assert any("_ctypes" in frame.get("module", "") for frame in found["stack"]), found["stack"]
-
-
-LAMBDA = """
-#include <cstdlib>
-static void *volatile lost;
-namespace table {
-struct Row { __attribute__((noinline)) void fill(int size) { lost = malloc(size); lost = nullptr; } };
-}
-extern "C" void leak() {
-    auto make = [](int size) __attribute__((noinline)) { table::Row().fill(size); lost = nullptr; };
-    make(100);
-    lost = nullptr;
-}
-"""
-
-
-@pytest.mark.parametrize("flags", [["-O0"], ["-O1"], ["-O1", "-g0"], ["-O1", "-g1"]], ids=["debug", "optimised", "none", "lines"])
-def test_names_of_cxx_are_read_back_as_before(python, tmp_path, flags):
-    found = one(python, built(tmp_path, "lambda.cpp", LAMBDA, *flags), "library.leak()")
-    names = [frame["function"] for frame in in_library(found)]
-    assert names == ["table::Row::fill(int)", "leak::{lambda(int)#1}::operator()(int) const", "leak"], names
-
-
 RING = "import collections; ring = collections.deque(maxlen=5); n = iter(range(10**9))"
 ONCE = "k = []; n = iter(range(10**9))"
 ONE_OPEN = "import os; k = []; n = iter(range(10**9))"
@@ -518,41 +381,6 @@ def test_rarer_ones_are_not_called_clean(python, period, limit, seen, rarest):
     assert (report["verdict"], report["period"], spots) == ("clean", seen, [rarest]), report
     report = json.loads(leaktight(python, "check", "--checks", "memory", *arguments).stdout)
     assert report["period"] == period and "were too few" not in str(report), report
-
-
-IN_NAMESPACE = """
-#include <stdlib.h>
-static void *volatile lost;
-__attribute__((noinline)) static void inner(void) { lost = malloc(300); lost = NULL; }
-void outer(void) { inner(); lost = NULL; }
-"""
-DLMOPEN = """
-import ctypes
-loader = ctypes.CDLL(None); loader.dlmopen.restype = loader.dlsym.restype = ctypes.c_void_p
-loader.dlsym.argtypes = [ctypes.c_void_p, ctypes.c_char_p]; loader.dlclose.argtypes = [ctypes.c_void_p]
-def load(path):
-    handle = loader.dlmopen(ctypes.c_long(-1), path.encode(), 2)
-    assert handle
-    return handle, ctypes.CFUNCTYPE(None)(loader.dlsym(handle, b"outer"))
-def again(path):
-    handle, outer = load(path); outer(); loader.dlclose(handle)
-"""
-
-
-@pytest.mark.parametrize("statement", ["outer()", "outer(); gone()"], ids=["namespace", "another gone"])
-def test_frames_in_a_namespace_of_its_own_have_names(python, tmp_path, statement):
-    built(tmp_path, "names.c", IN_NAMESPACE, "-O1")
-    path = str(tmp_path / "names.so")
-    setup = DLMOPEN + f"_, outer = load({path!r}); other, _ = load({path!r})\ndef gone():\n    global other\n    if other: loader.dlclose(other)\n    other = None"
-    found = one(python, setup, statement)
-    assert [frame["function"] for frame in in_library(found)] == ["inner", "outer"], found["stack"]
-
-
-def test_a_namespace_that_goes_with_each_call_does_no_harm(python, tmp_path):
-    """Its memory goes with it, as far as its C library gives it back."""
-    built(tmp_path, "names.c", IN_NAMESPACE, "-O1")
-    done = leaktight(python, "check", "--json", "--max-calls", "200", "-s", DLMOPEN, f"again({str(tmp_path / 'names.so')!r})")
-    assert done.returncode in (0, 1, 3), done
 
 
 #: `mmap` of two pages by an instruction of its own.

@@ -29,6 +29,7 @@ mod log;
 mod noter;
 mod perf;
 mod refusal;
+mod setting;
 mod signal;
 mod step;
 mod watch;

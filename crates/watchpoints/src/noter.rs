@@ -11,9 +11,10 @@ use crate::kernel::{self, Errno};
 use crate::log::Write;
 use crate::perf::{self, Told};
 use crate::processor;
+use crate::setting::Setting;
 use crate::signal::pass_on;
 use crate::step::{Next, Step, Words};
-use crate::watch::{MOST_WORDS, Setting, Width, Word};
+use crate::watch::{MOST_WORDS, Width, Word};
 
 /// Called by the signal handler after each write, on the thread that wrote, with the registers as they are behind
 /// the instruction that did. Returns a number for the stack, which goes into [`Write::stack`].

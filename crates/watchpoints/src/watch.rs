@@ -2,19 +2,16 @@
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use leaktight_liveset::Region;
 
-use crate::helper;
 use crate::kernel::{self, Errno, error};
 use crate::log::{Log, Write};
 use crate::noter::{Capture, NOTER, handler};
-use crate::perf::Events;
-use crate::processor::{self, Registers};
+use crate::processor;
 use crate::refusal::Refusal;
+use crate::setting::Setting;
 use crate::signal::Installed;
-use crate::step::Words;
 
 /// So many words can be watched at a time: x86-64 has so many debug registers, and most aarch64 processors.
 pub const MOST_WORDS: usize = 4;
@@ -190,12 +187,7 @@ impl Watch {
         let value = values(&[word]).map_err(|_| error(libc::EFAULT))?[0];
         let running = self.running.as_ref().ok_or_else(|| error(libc::EBADF))?;
         NOTER.aim(at, word, value);
-        let result = match &*running.setting {
-            Setting::Perf(events) => events.aim(at, &word),
-            Setting::Ptrace(stack) => helper::write_registers(Registers::CLEAR, stack)
-                .and_then(|()| helper::write_registers(Registers::new(&NOTER.words()), stack)),
-        };
-        result.map_err(error)
+        running.setting.aim(at, &word).map_err(error)
     }
 
     /// So many writes were noted until now.
@@ -276,120 +268,6 @@ impl Running {
         log.not_cleared = cleared.err().map(error);
         log
     }
-}
-
-/// How often, and after which pause, what may be short for a moment is asked for again.
-const TRIES: usize = 50;
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// The registers, as they were set.
-pub(crate) enum Setting {
-    Perf(Events),
-    /// The stack for a helper.
-    Ptrace(Region),
-}
-
-impl Setting {
-    /// As yet nothing traps.
-    fn new(way: Way, words: &[Word]) -> Result<Setting, Errno> {
-        match way {
-            Way::Perf => {
-                // A child that was forked during an earlier watch has its events, too: disabled, but each with a register,
-                // until the child ends or executes another program.
-                let mut result = Events::open(words);
-                for _ in 0..TRIES {
-                    if !matches!(result, Err(libc::ENOSPC)) {
-                        break;
-                    }
-                    std::thread::sleep(PAUSE);
-                    result = Events::open(words);
-                }
-                result.map(Setting::Perf)
-            }
-            Way::Ptrace => {
-                let stack = Region::new(helper::STACK_BYTES).map_err(|_| libc::ENOMEM)?;
-                Ok(Setting::Ptrace(stack))
-            }
-        }
-    }
-
-    /// Traps for the words that the noter knows, from now on.
-    fn begin(&self) -> Result<(), Errno> {
-        match self {
-            Setting::Perf(events) => {
-                events.renew(Words::MAX);
-                Ok(())
-            }
-            Setting::Ptrace(stack) => {
-                let result = helper::write_registers(Registers::new(&NOTER.words()), stack);
-                if result == Err(libc::ESRCH) {
-                    // The helper was killed, maybe after it had set them.
-                    let _ = helper::write_registers(Registers::CLEAR, stack);
-                }
-                result
-            }
-        }
-    }
-
-    /// Lets go of these words, by ptrace of all, until the instruction at `end` traps. `false` if there will be no such
-    /// trap; they are let go all the same. To be called by the handler, as are the next two.
-    pub(crate) fn step(&self, words: Words, end: usize) -> Result<bool, Errno> {
-        match self {
-            Setting::Perf(events) => Ok(events.step(words, end).is_ok()),
-            Setting::Ptrace(stack) => again(|| helper::write_registers(Registers::at(end), stack)).map(|()| true),
-        }
-    }
-
-    /// Lets go of these words, by ptrace of all.
-    pub(crate) fn let_go(&self, words: Words) -> Result<(), Errno> {
-        match self {
-            Setting::Perf(events) => {
-                events.let_go(words);
-                Ok(())
-            }
-            Setting::Ptrace(_) => self.clear_for_sure(),
-        }
-    }
-
-    /// The end of both.
-    pub(crate) fn watch_again(&self, words: Words) -> Result<(), Errno> {
-        match self {
-            Setting::Perf(events) => {
-                events.end_step();
-                events.renew(words);
-                Ok(())
-            }
-            Setting::Ptrace(stack) => again(|| helper::write_registers(Registers::new(&NOTER.words()), stack)),
-        }
-    }
-
-    /// No traps from now on. May be called again, and by a signal handler.
-    pub(crate) fn clear(&self) -> Result<(), Errno> {
-        match self {
-            Setting::Perf(events) => {
-                events.disable();
-                Ok(())
-            }
-            Setting::Ptrace(stack) => helper::write_registers(Registers::CLEAR, stack),
-        }
-    }
-
-    pub(crate) fn clear_for_sure(&self) -> Result<(), Errno> {
-        again(|| self.clear())
-    }
-}
-
-/// Does it again and again: there may be no room for one more process just now.
-fn again(work: impl Fn() -> Result<(), Errno>) -> Result<(), Errno> {
-    let mut result = work();
-    for _ in 0..TRIES {
-        match result {
-            Err(libc::EAGAIN | libc::ENOMEM | libc::ESRCH) => std::thread::sleep(PAUSE),
-            _ => break,
-        }
-        result = work();
-    }
-    result
 }
 
 /// Sets the registers in one of the ways asked for.
