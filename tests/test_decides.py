@@ -232,3 +232,24 @@ def test_a_thread_that_minds_its_own_business_is_left_out():
     setup = WORKER + "threading.Thread(target=beat, daemon=True).start()"
     report = json.loads(leaktight(pythons()[0], "check", "--json", "-s", setup, "len('x' * 50)").stdout)
     assert (report["verdict"], report["findings"]) == ("clean", []), report
+
+
+@pytest.mark.parametrize("python", with_gil(), ids=str)
+def test_a_call_is_not_interrupted_for_what_came_before_it(python):
+    """The time was spent by a collection between the calls, which is over when the next one begins."""
+    script = """
+import gc, time, leaktight
+calls, slow = [], []
+def late(phase, info):
+    if phase == "stop" and len(calls) == 2 and not slow:
+        slow.append(time.sleep(2))
+gc.callbacks.append(late)
+def call():
+    calls.append(None)
+    time.sleep(0.3)
+report = leaktight.check(call, checks=["memory"], time_budget=0.5, max_calls=20)
+assert slow and len(calls) == 3, (slow, calls)
+print(report.verdict, len(calls))
+"""
+    done = run(python, ["-c", script])
+    assert done.returncode == 0 and done.stdout.startswith("indeterminate"), done.stdout + done.stderr
